@@ -1,0 +1,1 @@
+"""svcframework: async-first dependency injection and services."""
