@@ -1,0 +1,5 @@
+"""Bases for services of a kind: over a database, over an HTTP API, with background work."""
+
+from svcframework.bases.database import DatabaseService, Record, Statements, Transaction
+
+__all__ = ["DatabaseService", "Record", "Statements", "Transaction"]
