@@ -1,4 +1,4 @@
-"""What every test of the core shares: the backends it runs on, and a Hypothesis profile that gives the same answer twice."""
+"""What every test of the core shares: its two backends, and a Hypothesis profile that gives the same answer twice."""
 
 from __future__ import annotations
 
