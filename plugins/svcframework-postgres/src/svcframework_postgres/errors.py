@@ -1,0 +1,84 @@
+"""The driver's errors as the framework's. Messages name the operation and the address, never a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from svcframework.errors import (
+    AuthenticationFailedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DatabaseError,
+    ServiceFrameworkError,
+    ServiceTimeoutError,
+)
+
+# 08 connection, 57P0x shutdown, crash and start-up, 53300 no connection left
+_AWAY = ("08", "57P01", "57P02", "57P03", "53300")
+_AUTHENTICATION = ("28",)
+# 40 rolled back (serialization, deadlock), 55P03 lock not available: the same again may succeed
+_WORTH_RETRYING = ("40", "55P03")
+
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    ValueError,
+    EOFError,
+)
+"""What asyncpg raises; `TimeoutError` is an `OSError`."""
+
+
+@contextmanager
+def translated(operation: str, seconds: float, *, connecting: bool = False) -> Iterator[None]:
+    """Raise ours in place of the driver's errors.
+
+    Args:
+        operation: What is tried, for messages.
+        seconds: Its limit, for messages.
+        connecting: The settings, and not a statement, are to blame for what the driver refuses.
+    """
+    try:
+        yield
+    except ServiceFrameworkError:
+        raise
+    except DRIVER_ERRORS as error:
+        if connecting and isinstance(error, (asyncpg.ClientConfigurationError, asyncpg.InterfaceError, ValueError)):
+            # The driver quotes parts of the address, so neither its text nor the error itself is passed on.
+            raise ConfigurationError(f"{operation}: the driver refuses the settings", [type(error).__name__]) from None
+        raise translate(error, operation, seconds) from error
+
+
+def translate(error: BaseException, operation: str, seconds: float) -> ServiceFrameworkError:
+    """The error of ours that says what a driver's error means."""
+    if isinstance(error, TimeoutError):
+        return ServiceTimeoutError(operation, seconds)
+    if isinstance(error, asyncpg.PostgresError):
+        return _from_server(error, operation)
+    if isinstance(error, (OSError, EOFError)):
+        return ConnectionFailedError(f"{operation}: {_reason(error)}")
+    if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
+        return ConnectionFailedError(f"{operation}: the connection was closed")
+    return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
+
+
+def _from_server(error: asyncpg.PostgresError, operation: str) -> ServiceFrameworkError:
+    sqlstate: str = error.sqlstate or ""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if sqlstate.startswith(_AWAY):
+        return ConnectionFailedError(f"{operation}: {text}")
+    if sqlstate.startswith(_AUTHENTICATION):
+        return AuthenticationFailedError(f"{operation}: {text}")
+    ours = DatabaseError(f"{operation}: {text}", sqlstate=sqlstate or None)
+    ours.retryable = sqlstate.startswith(_WORTH_RETRYING)
+    return ours
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused; is the server running?"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
