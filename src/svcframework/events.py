@@ -129,6 +129,14 @@ class RestartsExhausted(ServiceEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class HookFailed(ServiceEvent):
+    """A callback of the service that must not raise, named `hook`, raised `error`; the host went on."""
+
+    hook: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged(ServiceEvent):
     """A health check turned: `old` is the last reported result, None for the first one."""
 
