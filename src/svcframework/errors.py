@@ -258,6 +258,22 @@ class RateLimitedError(ExternalServiceError):
         super().__init__(message)
 
 
+class HttpStatusError(ExternalServiceError):
+    """The other side answered with an error status; 5xx and 408 are worth another try.
+
+    Args:
+        operation: What was tried; no query and no credentials.
+        status: The HTTP status.
+        body: The beginning of the answer's body. It may quote what was sent, so it is no part of the message.
+        retry_after: Seconds the other side asked to wait, None when it did not say.
+    """
+
+    def __init__(self, operation: str, status: int, *, body: str = "", retry_after: float | None = None) -> None:
+        self.operation, self.status, self.body, self.retry_after = operation, status, body, retry_after
+        self.retryable = status >= 500 or status == 408  # noqa: PLR2004 - known by their numbers
+        super().__init__(f"{operation}: the answer is HTTP {status}")
+
+
 class CircuitOpenError(ExternalServiceError):
     """Too many calls failed lately, so this one was not tried; `retry_after` in seconds."""
 
