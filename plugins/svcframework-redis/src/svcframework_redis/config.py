@@ -1,0 +1,86 @@
+"""RedisConfig and CacheConfig: where the server is, how long anything may take, how the cache behaves."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from svcframework.config import ServiceConfig
+
+_SCHEMES = frozenset({"redis", "rediss", "unix"})
+
+
+class RedisConfig(ServiceConfig, prefix="redis"):
+    """Settings of a `RedisService`. Frozen; `host` wins over `url`."""
+
+    url: SecretStr = Field(
+        default=SecretStr("redis://localhost:6379/0"),
+        description="Address: redis://user:password@host:port/db, rediss:// for TLS, or unix:///path.",
+    )
+    host: str | None = Field(default=None, description="Host name; given, it and the four fields below replace url.")
+    port: int = Field(default=6379, gt=0, lt=65536, description="TCP port.")
+    db: int = Field(default=0, ge=0, description="Database number.")
+    username: str | None = Field(default=None, description="ACL user.")
+    password: SecretStr | None = Field(default=None, description="Password, used when the address holds none.")
+    ssl: bool = Field(default=False, description="Whether to use TLS with `host`.")
+    timeout: float = Field(default=2.0, gt=0, description="Seconds one command may take, waiting included.")
+    connect_timeout: float = Field(default=2.0, gt=0, description="Seconds to open one connection.")
+    acquire_timeout: float = Field(default=2.0, gt=0, description="Seconds to wait for a free connection.")
+    max_connections: int = Field(default=50, ge=1, description="Connections at most.")
+    client_name: str = Field(default="svcframework", description="What CLIENT LIST shows.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_redis_address(cls, url: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            usable = parts.scheme in _SCHEMES and (parts.port or 1) > 0
+        except ValueError:  # its text quotes the address
+            usable = False
+        if not usable:
+            raise ValueError("not of the form redis://user:password@host:port/db")
+        return url
+
+    def connect_arguments(self, url: str | None = None) -> tuple[str, dict[str, Any]]:
+        """The address and what else a redis-py client, sync or async, needs.
+
+        Args:
+            url: An address that wins over the configured one.
+        """
+        arguments: dict[str, Any] = {
+            "socket_timeout": self.timeout,
+            "socket_connect_timeout": self.connect_timeout,
+            "client_name": self.client_name,
+        }
+        if url is None and self.host is not None:
+            # Credentials stay arguments: in an address they would need quoting.
+            url = f"{'rediss' if self.ssl else 'redis'}://{self.host}:{self.port}/{self.db}"
+            arguments["username"] = self.username
+        if self.password is not None:
+            arguments["password"] = self.password.get_secret_value()
+        return url or self.url.get_secret_value(), arguments
+
+
+def address_of(url: str) -> str:
+    """Where an address leads, as `host:port/db`: no user, no password."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path if parts.path != '/' else ''}"
+
+
+class CacheConfig(ServiceConfig, prefix="cache"):
+    """Settings of a `CacheService`. Frozen."""
+
+    namespace: str = Field(default="cache", min_length=1, description="What every key begins with.")
+    ttl: float = Field(default=300.0, gt=0, description="Seconds a value is kept when the call doesn't say.")
+    ttl_jitter: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of a ttl drawn by chance and taken off, so that keys part."
+    )
+    format: Literal["json", "msgpack"] = Field(default="json", description="How values are written.")
+    degrade: bool = Field(default=True, description="Whether to go to the source while Redis is away, not to fail.")
+    retry_interval: float = Field(default=1.0, ge=0, description="Seconds without Redis after it failed.")
+    local_size: int = Field(default=0, ge=0, description="Values also kept in this process; 0 for none.")
+    local_ttl: float = Field(default=1.0, gt=0, description="Seconds such a value is believed without asking Redis.")

@@ -1,0 +1,43 @@
+"""get_redis_client: redis-py's blocking client on the settings of `RedisService`, for threads and sync frameworks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from redis import BlockingConnectionPool, Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from svcframework.config import load_config
+from svcframework_redis.config import RedisConfig
+
+
+def get_redis_client(config: RedisConfig | None = None) -> Redis:
+    """A blocking client, the same one each time for the same settings; safe to share between threads.
+
+    Its calls end within `timeout` and are never repeated. It connects with its first command, raises redis-py's own
+    errors, and answers in bytes. In async code use `RedisService`.
+
+    Args:
+        config: Settings; the configuration's section `redis` when not given.
+
+    Raises:
+        ConfigurationError: A setting is missing or malformed.
+    """
+    return _client(config or load_config(RedisConfig))
+
+
+def open_sync_client(config: RedisConfig, url: str | None = None) -> Redis:
+    """A blocking client of its own; close it after use."""
+    address, arguments = config.connect_arguments(url)
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        address,
+        max_connections=config.max_connections,
+        timeout=config.acquire_timeout,
+        retry=Retry(NoBackoff(), 0),
+        **arguments,
+    )
+    return Redis.from_pool(pool)
+
+
+_client = lru_cache(maxsize=16)(open_sync_client)
