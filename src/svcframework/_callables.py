@@ -1,0 +1,56 @@
+"""What a decorator was given: an async function, a generator, a method. Knows nothing of services."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+# Without inspect.markcoroutinefunction (3.11) a plain function that returns a coroutine carries asyncio's mark.
+_ASYNCIO_MARK = getattr(asyncio.coroutines, "_is_coroutine", None)
+
+
+class Kind(Enum):
+    """How a function's result is had."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+    GENERATOR = "generator"
+    ASYNC_GENERATOR = "async generator"
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Kind:
+        """The kind of `function`, also of one that another decorator has wrapped and marked."""
+        if inspect.isasyncgenfunction(function):
+            return cls.ASYNC_GENERATOR
+        if inspect.iscoroutinefunction(function) or _is_marked(function):
+            return cls.ASYNC
+        return cls.GENERATOR if inspect.isgeneratorfunction(function) else cls.SYNC
+
+
+def _is_marked(function: Callable[..., Any]) -> bool:
+    return _ASYNCIO_MARK is not None and getattr(function, "_is_coroutine", None) is _ASYNCIO_MARK
+
+
+def parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the positional parameters, `self` included; none for what has no signature."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    return tuple(p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD})
+
+
+def is_method(function: Callable[..., Any]) -> bool:
+    """Whether `function` was written as a method: its first parameter is `self`."""
+    return parameter_names(function)[:1] == ("self",)
+
+
+def argument_names(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names, never the values, of the arguments of one call; without `self`."""
+    given = [*names[: len(args)], *(f"*{place}" for place in range(len(names), len(args))), *kwargs]
+    return tuple(name for name in given if name != "self")

@@ -1,0 +1,202 @@
+"""Takes secrets out of values before they are shown: by the name of a field, by type, by what a text looks like."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+MASK = "***"
+"""Stands where a secret was."""
+
+_DEPTH = 8  # levels of nesting; deeper (or a cycle) reads "…"
+
+_SECRET_WORDS = frozenset(
+    [
+        "apikey",
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "cookies",
+        "credential",
+        "credentials",
+        "jwt",
+        "passcode",
+        "passphrase",
+        "passwd",
+        "password",
+        "passwords",
+        "pin",
+        "pwd",
+        "secret",
+        "secrets",
+        "token",
+        "tokens",
+    ]
+)
+_SECRET_PAIRS = frozenset(
+    {
+        ("api", "key"),
+        ("api", "keys"),
+        ("access", "key"),
+        ("private", "key"),
+        ("secret", "key"),
+        ("signing", "key"),
+        ("encryption", "key"),
+        ("session", "key"),
+        ("session", "id"),
+        ("master", "key"),
+        ("pass", "word"),
+    }
+)
+# "token_count" and "password_length" tell nothing; "max_tokens" is a number and passes for that.
+_HARMLESS_ENDS = frozenset(
+    [
+        "algorithm",
+        "at",
+        "budget",
+        "count",
+        "enabled",
+        "expires",
+        "expiry",
+        "in",
+        "length",
+        "limit",
+        "policy",
+        "ttl",
+        "type",
+        "usage",
+    ]
+)
+
+_TEXT_WORDS = (
+    r"passw(?:or)?d|pwd|passphrase|passcode|secret|token|jwt|api[_-]?key|access[_-]?key|private[_-]?key|"
+    r"authorization|credentials?|cookie|signature"
+)
+_PATTERNS = (
+    # scheme://user:password@host, also with an @ in the password; a port (":80/") is none
+    (re.compile(r"(://[^\s:/@\"'<>]*):(?!\d{1,5}[/?#])[^\s\"'<>]+@"), rf"\1:{MASK}@"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), rf"\1 {MASK}"),
+    # password=…, "token": "…", X-Api-Key: …; what follows a quote ends at the quote
+    (
+        re.compile(
+            rf"(?i)((?:{_TEXT_WORDS})\w*[\"']?\s*(?:=|:|%3d)\s*)"
+            r"(?:\"[^\"]*\"|'[^']*'|(?!\*\*\*|bearer |basic )[^\s\"',;&)}\]]+)"
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?"), MASK),  # a JSON Web Token
+)
+_SUSPECT = re.compile(r"[:=]|eyJ|%3[dD]|(?i:bearer|basic)\s")
+
+
+def redact(value: Any) -> Any:
+    """A copy of `value` without secrets, made of plain values that print on one line as JSON.
+
+    A secret is what has a secret's name (`password`, `api_key`, `Authorization`, …), is a `SecretStr`, or looks like
+    one within a text: the password of a URL, `password=…`, a bearer token. Mappings, sequences, dataclasses and
+    models are gone through; other objects become the redacted text of their `repr()`.
+
+    Example:
+        >>> redact({"url": "redis://:hunter2@cache/0", "api_key": "k-1", "tries": 3})
+        {'url': 'redis://:***@cache/0', 'api_key': '***', 'tries': 3}
+    """
+    return _redact(value, _DEPTH)
+
+
+def redact_text(text: str) -> str:
+    """`text` with what looks like a secret masked."""
+    if _SUSPECT.search(text) is not None:
+        for pattern, replacement in _PATTERNS:
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def redact_field(key: str, value: Any) -> Any:
+    """`value` as it may be shown under the name `key`."""
+    kind = type(value)
+    if kind is int or kind is float or kind is bool or value is None:
+        # a number under the name of a token is a count; under that of a password it is one
+        return MASK if value is not None and _names_secret(key) and not _counts_tokens(key) else value
+    if _names_secret(key):
+        return MASK
+    return redact_text(value) if kind is str else _redact(value, _DEPTH)
+
+
+@lru_cache(maxsize=4096)
+def _names_secret(key: str) -> bool:
+    words = _words(key)
+    if not words or words[-1] in _HARMLESS_ENDS:
+        return False
+    return not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(pairwise(words))
+
+
+@lru_cache(maxsize=4096)
+def _counts_tokens(key: str) -> bool:
+    return not {"token", "tokens"}.isdisjoint(_words(key))
+
+
+def _words(key: str) -> list[str]:
+    """`clientSecret`, `CLIENT_SECRET` and `client-secret` as their words in lower case."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", " ", key).lower().split()
+
+
+def _redact(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return redact_text(str(value)) if isinstance(value, str) else value
+    if isinstance(value, (SecretStr, SecretBytes)):
+        return MASK
+    if depth == 0:
+        return "…"
+    fields = _fields_of(value)
+    if fields is not None:
+        return {key: _redact_below(key, item, depth - 1) for key, item in fields.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_redact(item, depth - 1) for item in value]
+    return _described(value)
+
+
+def _redact_below(key: str, value: Any, depth: int) -> Any:
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)) and not _names_secret(key):
+        return _redact(value, depth)
+    return _redact(value, depth) if _fields_of(value) is not None else redact_field(key, value)
+
+
+def _fields_of(value: Any) -> dict[str, Any] | None:
+    """The named parts of a mapping, model or dataclass; None for anything else."""
+    if isinstance(value, Mapping):
+        return {_key(key): item for key, item in value.items()}
+    if isinstance(value, BaseModel):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return {name: getattr(value, name, None) for name in value.__struct_fields__}
+    return None
+
+
+def _key(key: object) -> str:
+    return key if type(key) is str else _described(key)
+
+
+def _described(value: object) -> str:
+    """The redacted text of an object; a repr that raises must not lose the event."""
+    try:
+        text = f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else _text_of(value)
+    except Exception as error:  # noqa: BLE001 - a boundary: anybody's __repr__ runs here
+        return f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
+    return redact_text(text)
+
+
+def _text_of(value: object) -> str:
+    """How values with one obvious text read (dates, ids, paths, URLs); the repr of all others."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{len(bytes(value))} bytes>"
+    return repr(value) if type(value).__str__ is object.__str__ else str(value)
