@@ -95,7 +95,7 @@ class PostgresPool:
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
         self._suspect_before = 0.0  # a connection last used before this loop time is probed first
         self._closing = False
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Future[Any]] = set()
         self._all_back = asyncio.Event()
         self._all_back.set()
 
@@ -292,12 +292,32 @@ class PostgresPool:
             raise
 
     async def _open(self) -> Connection:
-        """Open a connection in the slot that is counted already."""
+        """Open a connection in the slot that is counted already.
+
+        A caller that gives up doesn't stop it: the driver can't be cut off cleanly while it connects, and the next
+        caller will want the connection.
+        """
+        opening = asyncio.ensure_future(self._opener())
+        self._keep(opening)
         try:
-            return await self._opener()
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._adopt)
+            raise
         except BaseException:
             self._free_slot()
             raise
+
+    def _adopt(self, opening: asyncio.Future[Connection]) -> None:
+        """Take in a connection whose caller has gone."""
+        if opening.cancelled() or opening.exception() is not None:
+            self._free_slot()
+        else:
+            self._put_idle(self._hold(opening.result()))
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def give_back(self, connection: Connection, *, reusable: bool = True) -> None:
         """Return a connection, reset if its session may have changed. Never raises, but for cancellation."""
@@ -343,11 +363,7 @@ class PostgresPool:
             connection.terminate()  # completes the driver's own clean-up
             self._free_slot()
             return
-        task = asyncio.get_running_loop().create_task(
-            self._close(connection), name=f"close connection to {self.address}"
-        )
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._keep(asyncio.ensure_future(self._close(connection)))
 
     async def _close(self, connection: Connection) -> None:
         try:
@@ -429,7 +445,7 @@ class PostgresPool:
         await self._settle()
 
     async def _settle(self) -> None:
-        if self._background:
+        while self._background:
             await asyncio.wait(tuple(self._background))
 
 

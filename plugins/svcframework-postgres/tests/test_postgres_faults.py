@@ -1,0 +1,186 @@
+"""What callers see when the server dies, hangs, refuses or is slow, and that connections stay in order."""
+
+import asyncio
+import random
+import time
+
+import pytest
+from svcframework.deadlines import deadline
+from svcframework.errors import (
+    AuthenticationFailedError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    ServiceTimeoutError,
+)
+from svcframework_postgres import PostgresConfig, PostgresService
+
+
+async def test_killed_server_is_survived(mortal_postgres):
+    """While it is down calls fail at once with a retryable error; once it is back they work, without a restart."""
+    service = PostgresService(PostgresConfig(pool_max_size=4), server=mortal_postgres)
+    await service.on_startup()
+    await asyncio.gather(*(service.execute_query("SELECT pg_sleep(0.05)") for _ in range(4)))
+    await mortal_postgres.kill()
+    for _ in range(6):
+        with pytest.raises(ConnectionFailedError) as caught:
+            await service.execute_query("SELECT 1")
+        assert caught.value.retryable
+    assert not await service.health_check()
+    await mortal_postgres.relaunch()
+    for _ in range(6):
+        assert (await service.execute_one("SELECT 1 AS n"))["n"] == 1
+    assert await service.health_check()
+    await service.on_shutdown()
+
+
+async def test_call_in_flight_when_the_server_is_killed(mortal_postgres):
+    """It ends at once with a typed error."""
+    service = PostgresService(server=mortal_postgres)
+    await service.on_startup()
+    call = asyncio.create_task(service.execute_query("SELECT pg_sleep(30)"))
+    while not service.pool.statistics.in_use:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.05)
+    await mortal_postgres.kill()
+    with pytest.raises(ConnectionFailedError):
+        await call
+    await service.on_shutdown()
+
+
+async def test_start_without_a_server_fails():
+    """Nobody listens: a connection error that names the place and no password."""
+    config = PostgresConfig(host="127.0.0.1", port=1, user="u", password="canary-7Q")
+    with pytest.raises(ConnectionFailedError, match="127.0.0.1:1") as caught:
+        await PostgresService(config).on_startup()
+    assert "canary" not in str(caught.value) + repr(config)
+
+
+async def test_wrong_password_is_an_authentication_error(postgres):
+    """Refused credentials are told apart from an unreachable server, and shown nowhere."""
+    config = PostgresConfig(
+        host="127.0.0.1", port=postgres.port, user="postgres", password="canary-7Q", database="postgres"
+    )
+    with pytest.raises(AuthenticationFailedError) as caught:
+        await PostgresService(config).on_startup()
+    assert "canary" not in str(caught.value)
+
+
+async def test_server_that_never_answers_a_connect():
+    """A black hole costs `connect_timeout`, not the driver's minute."""
+    held = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    config = PostgresConfig(dsn=f"postgresql://u:canary-7Q@127.0.0.1:{port}/d", connect_timeout=0.2)
+    started = time.monotonic()
+    with pytest.raises(ServiceTimeoutError, match=f"127.0.0.1:{port}/d") as caught:
+        await PostgresService(config).on_startup()
+    assert time.monotonic() - started < 2
+    assert "canary" not in str(caught.value)
+    for writer in held:
+        writer.close()
+    server.close()
+
+
+async def test_slow_statement_is_cut_off(database):
+    """After its limit the caller gets a typed error, and the connection is not used again."""
+    before = (await database.execute_one("SELECT pg_backend_pid() AS pid"))["pid"]
+    with pytest.raises(ServiceTimeoutError, match="within 0.05 s"):
+        await database.execute_query("SELECT pg_sleep(10)", timeout=0.05)
+    await database.execute_query("SELECT 1")
+    for _ in range(50):
+        rows = await database.execute_query("SELECT 1 FROM pg_stat_activity WHERE pid = $1", before)
+        if not rows:
+            break
+        await asyncio.sleep(0.02)
+    assert rows == []
+
+
+async def test_deadline_of_the_caller_holds(database):
+    """The caller's remaining time is the limit when it is shorter than the service's."""
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        with deadline(0.1):
+            await database.execute_query("SELECT pg_sleep(10)")
+    assert time.monotonic() - started < 2
+
+
+async def test_exhausted_pool_is_a_timeout(postgres):
+    """A call that gets no connection says so within `acquire_timeout`, and the next one works."""
+    service = PostgresService(PostgresConfig(pool_max_size=1, acquire_timeout=0.1), server=postgres)
+    await service.on_startup()
+    async with service.pool.acquire():
+        with pytest.raises(ServiceTimeoutError, match="all 1 are in use"):
+            await service.execute_query("SELECT 1")
+        waiting = asyncio.create_task(service.execute_query("SELECT 1", timeout=0.1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert "degraded" == (await service.health_check())["status"]
+        with pytest.raises(ServiceTimeoutError):
+            await waiting
+    assert (await service.execute_one("SELECT 1 AS n"))["n"] == 1
+    await service.on_shutdown()
+
+
+async def test_cancelled_calls_mix_up_no_answers(database):
+    """After hundreds of calls cancelled anywhere, each answer is still that of its own question."""
+    chance = random.Random(7)
+    wrong = []
+
+    async def ask(number):
+        if chance.random() < 0.3:
+            async with database.transaction() as tx:
+                found = await tx.fetchval("SELECT $1::int", number)
+        else:
+            found = (await database.execute_one("SELECT $1::int AS n", number))["n"]
+        if found != number:
+            wrong.append((number, found))
+
+    for turn in range(30):
+        calls = [asyncio.create_task(ask(turn * 100 + n)) for n in range(12)]
+        for call in chance.sample(calls, 8):
+            for _ in range(chance.randrange(8)):
+                await asyncio.sleep(0)
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert wrong == []
+    await asyncio.sleep(0.1)
+    numbers = database.pool.statistics
+    assert (0, 0) == (numbers.in_use, numbers.waiting)
+    assert numbers.size <= 4
+    await asyncio.gather(*(ask(n) for n in range(20)))
+    assert wrong == []
+
+
+async def test_shutdown_cuts_off_what_does_not_end(postgres):
+    """A statement that outlives the stop budget fails, and nothing is left behind."""
+    service = PostgresService(PostgresConfig(stop_timeout=0.2, command_timeout=30), server=postgres)
+    await service.on_startup()
+    call = asyncio.create_task(service.execute_query("SELECT pg_sleep(20)"))
+    while not service.pool.statistics.in_use:
+        await asyncio.sleep(0)
+    started = time.monotonic()
+    await service.on_shutdown()
+    assert time.monotonic() - started < 3
+    with pytest.raises(ConnectionFailedError):
+        await call
+
+
+def test_host_on_trio_is_refused():
+    """The driver runs on asyncio only, and the error says what to do."""
+    import trio
+    from svcframework.errors import PluginError
+
+    with pytest.raises(PluginError, match="run the host on asyncio"):
+        trio.run(PostgresService(PostgresConfig(host="127.0.0.1")).on_startup)
+
+
+async def test_leftover_dead_connections_are_probed(postgres):
+    """After a timeout, connections that were idle meanwhile are asked before they are used again."""
+    service = PostgresService(PostgresConfig(pool_max_size=3), server=postgres)
+    await service.on_startup()
+    await asyncio.gather(*(service.execute_query("SELECT pg_sleep(0.05)") for _ in range(3)))
+    with pytest.raises(ServiceTimeoutError):
+        await service.execute_query("SELECT pg_sleep(10)", timeout=0.05)
+    answers = await asyncio.gather(*(service.execute_one("SELECT $1::int AS n", n) for n in range(9)))
+    assert list(range(9)) == [row["n"] for row in answers]
+    await service.on_shutdown()
