@@ -17,64 +17,22 @@ MASK = "***"
 
 _DEPTH = 8  # levels of nesting; deeper (or a cycle) reads "…"
 
-_SECRET_WORDS = frozenset(
-    [
-        "apikey",
-        "auth",
-        "authorization",
-        "bearer",
-        "cookie",
-        "cookies",
-        "credential",
-        "credentials",
-        "jwt",
-        "passcode",
-        "passphrase",
-        "passwd",
-        "password",
-        "passwords",
-        "pin",
-        "pwd",
-        "secret",
-        "secrets",
-        "token",
-        "tokens",
-    ]
-)
-_SECRET_PAIRS = frozenset(
-    {
-        ("api", "key"),
-        ("api", "keys"),
-        ("access", "key"),
-        ("private", "key"),
-        ("secret", "key"),
-        ("signing", "key"),
-        ("encryption", "key"),
-        ("session", "key"),
-        ("session", "id"),
-        ("master", "key"),
-        ("pass", "word"),
-    }
-)
+# fmt: off
+_SECRET_WORDS = frozenset({
+    "apikey", "authorization", "bearer", "cookie", "cookies", "credential", "credentials", "jwt", "passcode",
+    "passphrase", "passwd", "password", "passwords", "pwd", "secret", "secrets", "token", "tokens",
+})
+_SECRET_ENDS = frozenset({"auth", "pin"})  # "basic_auth" holds one, "auth_service" and "pin_memory" don't
+_SECRET_PAIRS = frozenset({
+    ("access", "key"), ("api", "key"), ("api", "keys"), ("encryption", "key"), ("master", "key"), ("pass", "word"),
+    ("private", "key"), ("secret", "key"), ("session", "id"), ("session", "key"), ("signing", "key"),
+})
 # "token_count" and "password_length" tell nothing; "max_tokens" is a number and passes for that.
-_HARMLESS_ENDS = frozenset(
-    [
-        "algorithm",
-        "at",
-        "budget",
-        "count",
-        "enabled",
-        "expires",
-        "expiry",
-        "in",
-        "length",
-        "limit",
-        "policy",
-        "ttl",
-        "type",
-        "usage",
-    ]
-)
+_HARMLESS_ENDS = frozenset({
+    "algorithm", "at", "budget", "count", "enabled", "expires", "expiry", "header", "in", "length", "limit", "name",
+    "policy", "provider", "service", "status", "store", "ttl", "type", "url", "usage",
+})
+# fmt: on
 
 _TEXT_WORDS = (
     r"passw(?:or)?d|pwd|passphrase|passcode|secret|token|jwt|api[_-]?key|access[_-]?key|private[_-]?key|"
@@ -135,7 +93,9 @@ def _names_secret(key: str) -> bool:
     words = _words(key)
     if not words or words[-1] in _HARMLESS_ENDS:
         return False
-    return not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(pairwise(words))
+    if words[-1] in _SECRET_ENDS or not _SECRET_WORDS.isdisjoint(words):
+        return True
+    return not _SECRET_PAIRS.isdisjoint(pairwise(words))
 
 
 @lru_cache(maxsize=4096)
@@ -164,9 +124,7 @@ def _redact(value: Any, depth: int) -> Any:
 
 
 def _redact_below(key: str, value: Any, depth: int) -> Any:
-    if isinstance(value, (Mapping, list, tuple, set, frozenset)) and not _names_secret(key):
-        return _redact(value, depth)
-    return _redact(value, depth) if _fields_of(value) is not None else redact_field(key, value)
+    return redact_field(key, value) if _names_secret(key) else _redact(value, depth)
 
 
 def _fields_of(value: Any) -> dict[str, Any] | None:
@@ -183,6 +141,8 @@ def _fields_of(value: Any) -> dict[str, Any] | None:
 
 
 def _key(key: object) -> str:
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
     return key if type(key) is str else _described(key)
 
 
