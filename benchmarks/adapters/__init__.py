@@ -1,0 +1,1 @@
+"""One module per peer, each in that library's own fastest documented idiom."""
