@@ -1,0 +1,608 @@
+"""inject_service and its kin: parameters that the caller leaves out are filled in.
+
+Each function is compiled once into a plain `def` with its own signature. Three bodies are made for it, and the wrapper
+switches between them by exchanging its code object (they share their closure, so the exchange is safe):
+
+- `main` reads services from the one running host, through a cell that all wrappers share;
+- `owner` reads them from the host of the service instance that the method belongs to;
+- `plan` hands the call to a plan compiled per host, for functions that ask for scoped or transient services.
+
+Explicit arguments win, because they are ordinary arguments. What is not simply there takes the slow path, which finds
+out why, and either mends it or raises an error that names function, parameter, service and the nearest names.
+"""
+
+from __future__ import annotations
+
+import asyncio.coroutines
+import functools
+import inspect
+import sys
+from contextvars import ContextVar
+from types import CellType, CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
+
+from svcframework._signatures import EMPTY, Want, hints_of, want_of
+from svcframework._types import Location
+from svcframework.compiler import NeedsScope, build, compile_plan
+from svcframework.errors import (
+    HostNotRunningError,
+    InjectionError,
+    RegistrationError,
+    ServiceFrameworkError,
+    ServiceNotFoundError,
+    nearest,
+)
+from svcframework.resolver import Namespace, Resolver, attribute_of, names_in
+from svcframework.scopes import AMBIENT, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from svcframework.wiring import Ref, Refs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class _Injected:
+    """The type of `INJECTED`: a default that stands for a service."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "INJECTED"
+
+    def __reduce__(self) -> str:
+        return "INJECTED"
+
+
+INJECTED: Any = _Injected()
+"""The default of a parameter that is to be injected: `*, cache: CacheService = INJECTED`. User code never sees it."""
+
+
+# --- which host -----------------------------------------------------------------------------------------
+
+
+class NoHost:
+    """What wrappers read from while no host runs: nothing is there, so every call takes its slow path."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise AttributeError(attribute)
+
+
+class Router:
+    """What wrappers read from while several hosts run: the host of this context, else the first one started."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(_current().space, attribute)
+
+
+CURRENT: ContextVar[Resolver | None] = ContextVar("svcframework.current", default=None)
+"""The resolver of the host that this context has entered."""
+_RUNNING: list[Resolver] = []
+_FALLBACK: list[Callable[[], Resolver | None]] = []
+_MAIN: Final = CellType(NoHost())
+
+
+def activate(resolver: Resolver) -> None:
+    """From now on this host's services are injected: the only one running pays nothing for there being others."""
+    if resolver not in _RUNNING:
+        _RUNNING.append(resolver)
+    _point()
+
+
+def deactivate(resolver: Resolver) -> None:
+    """This host's services are injected no longer."""
+    if resolver in _RUNNING:
+        _RUNNING.remove(resolver)
+    _point()
+
+
+def set_fallback(find: Callable[[], Resolver | None]) -> None:
+    """Tell who answers while no host runs: the default host, once there is one."""
+    _FALLBACK[:] = [find]
+
+
+def _point() -> None:
+    _MAIN.cell_contents = _RUNNING[0].space if len(_RUNNING) == 1 else Router() if _RUNNING else NoHost()
+
+
+def current_resolver() -> Resolver | None:
+    """The resolver that a call in this context is injected from; None when there is no host at all."""
+    if _RUNNING:
+        return _current()
+    return _FALLBACK[0]() if _FALLBACK else None
+
+
+def _current() -> Resolver:
+    mine = CURRENT.get()
+    return mine if mine is not None and mine in _RUNNING else _RUNNING[0]
+
+
+# --- the decorator --------------------------------------------------------------------------------------
+
+
+@overload
+def inject_service(function: Callable[P, R], /) -> Callable[..., R]: ...
+@overload
+def inject_service(
+    *services: str | type, **renamed: str | type | Any
+) -> Callable[[Callable[P, R]], Callable[..., R]]: ...
+def inject_service(*services: Any, **renamed: Any) -> Any:
+    """Fill in the parameters that the caller leaves out.
+
+    `@inject_service("database_service")` fills the parameter of that name; `@inject_service(db="database_service")`
+    another one; a type instead of a name asks by type. Bare, it fills every parameter whose default is `INJECTED`, by
+    its annotation. Functions, methods, static and class methods, async functions and generators can be injected.
+
+    Args:
+        services: Names of services, which are names of parameters too; or types, for the parameter annotated so.
+        renamed: Parameter name to service name or type.
+
+    Raises:
+        RegistrationError: The function has no such parameter.
+    """
+    if len(services) == 1 and not renamed and _is_target(services[0]):
+        return _inject(services[0], (), {})
+
+    def decorate(target: Any) -> Any:
+        return _inject(target, services, renamed)
+
+    return decorate
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, (FunctionType, staticmethod, classmethod, functools.partial)) or (
+        not isinstance(value, (str, type)) and callable(value)
+    )
+
+
+def _inject(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> Any:
+    if isinstance(target, (staticmethod, classmethod)):
+        return type(target)(_inject(target.__func__, services, renamed))
+    if not isinstance(target, FunctionType):
+        return _inject_callable(target, services, renamed)
+    previous: Mapping[str, Want] = getattr(target, "__injections__", {})
+    function = target.__wrapped__ if previous else target
+    injections = {**_wants(function, services, renamed), **previous}
+    return Injection(function, injections).wrapper
+
+
+def _inject_callable(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> Any:
+    """A callable object is injected through a function that calls it."""
+    call = target.func if isinstance(target, functools.partial) else type(target).__call__
+    if inspect.iscoroutinefunction(call):
+
+        async def forward(*args: Any, **kwargs: Any) -> Any:
+            return await target(*args, **kwargs)
+    else:
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return target(*args, **kwargs)
+
+    forward.__name__ = forward.__qualname__ = getattr(target, "__name__", type(target).__name__)
+    forward.__signature__ = inspect.signature(target)  # type: ignore[attr-defined] - what inspect reads
+    forward.__annotations__ = hints_of(call)
+    return _inject(forward, services, renamed)
+
+
+def _wants(function: FunctionType, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> dict[str, Want]:
+    """Parameter to wish, checked against the function's signature."""
+    parameters = inspect.signature(function).parameters
+    hints = hints_of(function)
+    wants: dict[str, Want] = {}
+    for service in services:
+        parameter = service if isinstance(service, str) else _parameter_of_type(function, service, hints)
+        wants[parameter] = as_want(service)
+    wants.update({parameter: as_want(service) for parameter, service in renamed.items()})
+    if not wants:
+        wants = _marked(function, parameters, hints)
+    for parameter in wants:
+        if parameter not in parameters:
+            close = nearest(parameter, parameters)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(parameters) or 'none'}."
+            raise RegistrationError(
+                f"{function.__qualname__}() ({Location.of(function)}) has no parameter {parameter!r} to inject: {hint}"
+            )
+        if parameters[parameter].kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            raise RegistrationError(f"{function.__qualname__}() ({Location.of(function)}): *{parameter} can't be injected.")
+    return wants
+
+
+def as_want(service: Any) -> Want:
+    """A name, a type or an annotation such as `list[Mailer]` as a wish.
+
+    Raises:
+        RegistrationError: It is none of these.
+    """
+    if isinstance(service, Want):
+        return service
+    found = Want(service) if isinstance(service, str) else want_of(service)
+    if found is None:
+        raise RegistrationError(f"{service!r} names no service: give a service's name or its type.")
+    return found
+
+
+def _parameter_of_type(function: FunctionType, wanted: Any, hints: Mapping[str, Any]) -> str:
+    found = [name for name, hint in hints.items() if hint == wanted and name != "return"]
+    if len(found) == 1:
+        return found[0]
+    count = f"{len(found)} parameters" if found else "no parameter"
+    raise RegistrationError(
+        f"{function.__qualname__}() ({Location.of(function)}) has {count} annotated with {wanted!r}: "
+        "name it, as in @inject_service(parameter=Type)."
+    )
+
+
+def _marked(
+    function: FunctionType, parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
+) -> dict[str, Want]:
+    wants: dict[str, Want] = {}
+    for name, parameter in parameters.items():
+        if parameter.default is INJECTED:
+            wants[name] = want_of(hints.get(name, EMPTY)) or Want(name)
+    if not wants:
+        raise RegistrationError(
+            f"{function.__qualname__}() ({Location.of(function)}) marks no parameter: give one the default INJECTED, "
+            'or name the services, as in @inject_service("database_service").'
+        )
+    return wants
+
+
+# --- one injected function ------------------------------------------------------------------------------
+
+
+class Injection:
+    """The compiled wrapper of one function, and its slow path. Lives as long as the function.
+
+    Args:
+        function: The user's function.
+        injections: Parameter to the service it asks for.
+    """
+
+    def __init__(self, function: FunctionType, injections: Mapping[str, Want]) -> None:
+        self.function, self.injections = function, dict(injections)
+        self.signature = inspect.signature(function)
+        self.attributes = {name: attribute_of(want) for name, want in injections.items()}
+        self.plan_attribute = f"_plan_{id(self):x}"
+        self.layout = _Layout(self.signature, self.injections)
+        self.is_owned = False
+        self.codes: dict[str, CodeType] = {}
+        self.wrapper = self._compile()
+
+    def _compile(self) -> Any:
+        constants = {"INJECTED": INJECTED, "function": self.function, "slow": self.slow, "MAIN": None}
+        bodies = {"main": self._body("MAIN"), "plan": self._plan_body("MAIN")}
+        first = self.layout.first
+        if first is not None:
+            bodies["owner"] = self._body(f"{first}._space")
+            bodies["owner_plan"] = self._plan_body(f"{first}._space")
+        for kind, body in bodies.items():
+            lines = [f"def wrapper({self.layout.header}):", " INJECTED, function, slow, MAIN", *body]
+            lines[1:2] = []
+            made = build(lines, "wrapper", constants, label=f"injection of {self.function.__qualname__}")
+            self.codes[kind] = _same_closure(made, kind)
+        return self._finish(self.codes["main"], constants)
+
+    def _body(self, space: str) -> list[str]:
+        fill = [f"  if {name} is INJECTED: {name} = {space}.{self.attributes[name]}" for name in self.injections]
+        return [
+            " try:",
+            *fill,
+            f" except AttributeError: return slow(({self.layout.values}))",
+            f" return function({self.layout.passed})",
+            *_CLOSURE,
+        ]
+
+    def _plan_body(self, space: str) -> list[str]:
+        missing = " and ".join(f"{name} is INJECTED" for name in self.injections)
+        return [
+            f" if {missing}:",
+            f"  try: call = {space}.{self.plan_attribute}",
+            f"  except AttributeError: return slow(({self.layout.values}))",
+            f"  return call({self.layout.rest})",
+            f" return slow(({self.layout.values}))",
+            *_CLOSURE,
+        ]
+
+    def _finish(self, code: CodeType, constants: Mapping[str, Any]) -> Any:
+        cells = {**{name: CellType(value) for name, value in constants.items()}, "MAIN": _MAIN}
+        closure = tuple(cells[name] for name in code.co_freevars)
+        function = self.function
+        wrapper: Any = FunctionType(code, {"__builtins__": __builtins__}, function.__name__, None, closure)
+        wrapper.__defaults__, wrapper.__kwdefaults__ = self.layout.defaults, self.layout.kwdefaults
+        for attribute in ("__module__", "__name__", "__qualname__", "__doc__", "__dict__", "__type_params__"):
+            if hasattr(function, attribute):
+                value = getattr(function, attribute)
+                setattr(wrapper, attribute, dict(value) if attribute == "__dict__" else value)
+        annotations = getattr(function, "__annotations__", {})
+        wrapper.__annotations__ = {name: hint for name, hint in annotations.items() if name not in self.injections}
+        wrapper.__wrapped__ = function
+        wrapper.__injections__ = self.injections
+        wrapper.__injection__ = self
+        wrapper.__inject_from_instance__ = self.bind_to_instance
+        own = [p for p in self.signature.parameters.values() if p.name not in self.injections]
+        wrapper.__signature__ = self.signature.replace(parameters=own)
+        return mark_coroutine(wrapper) if inspect.iscoroutinefunction(function) else wrapper
+
+    @property
+    def source(self) -> str:
+        """The generated wrapper, for `svc explain`."""
+        return "\n".join([f"def {self.function.__name__}({self.layout.header}):", *self._body("MAIN")[: -len(_CLOSURE)]])
+
+    def bind_to_instance(self) -> None:
+        """Read services from the host of the instance that the method belongs to."""
+        if "owner" in self.codes and not self.is_owned:
+            self.is_owned = True
+            self.wrapper.__code__ = self.codes["owner"]
+
+    # --- the slow path --------------------------------------------------------------------------------
+
+    def slow(self, values: tuple[Any, ...]) -> Any:
+        """Call the function all the same: resolve what is missing, compile a plan, or say why it can't be done."""
+        given = dict(zip(self.layout.names, values, strict=True))
+        missing = [name for name in self.injections if given[name] is INJECTED]
+        if not missing:
+            return self._call(given)
+        resolver = self._resolver(given, missing)
+        try:
+            found = {name: self._find(resolver, name) for name in missing}
+            if all(self._is_shared(resolver, ref) for ref in found.values()):
+                given.update({name: self._shared(resolver, name, ref) for name, ref in found.items()})
+                return self._call(given)
+            return self._planned(resolver, given, found)
+        except NeedsScope as needed:
+            return self._in_ambient(resolver, given, found, needed)
+
+    def _resolver(self, given: Mapping[str, Any], missing: list[str]) -> Resolver:
+        owner = given.get(self.layout.first or "") if self.is_owned else None
+        space = getattr(owner, "_space", None)
+        if isinstance(space, Namespace):
+            return cast("Resolver", space.__dict__["_resolver"])
+        resolver = current_resolver()
+        if resolver is None:
+            name = missing[0]
+            what = f"{self.function.__qualname__}() needs {name!r} ({self.injections[name]})"
+            raise HostNotRunningError(what, fix=f"enter `async with host:`, register the service, or pass {name}=…")
+        return resolver
+
+    def _find(self, resolver: Resolver, name: str) -> Ref | Refs | None:
+        want = self.injections[name]
+        found = resolver.graph.resolve(want, parameter=name)
+        if found is None and want.how != "optional":
+            default = self.signature.parameters[name].default
+            if default not in {EMPTY, INJECTED}:
+                return None
+            candidates = resolver.graph.candidates(want.key)
+            if candidates:
+                reason = f"{len(candidates)} services fit: {', '.join(candidates)}. Name the one you mean."
+                raise InjectionError(self.function.__qualname__, name, str(want), reason)
+            raise ServiceNotFoundError(
+                want.key,
+                known=resolver.graph.nodes,
+                needed_by=f"{name!r} of {self.function.__qualname__}()",
+                at=Location.of(self.function),
+            )
+        return found
+
+    def _is_shared(self, resolver: Resolver, found: Ref | Refs | None) -> bool:
+        return all(resolver.node(name).is_singleton for name in names_in(found))
+
+    def _shared(self, resolver: Resolver, name: str, found: Ref | Refs | None) -> Any:
+        if found is None and self.injections[name].how != "optional":
+            return self.signature.parameters[name].default
+        resolver.bind(self.attributes[name], self.injections[name], name)
+        return resolver.value(found)
+
+    def _planned(self, resolver: Resolver, given: Mapping[str, Any], found: Mapping[str, Ref | Refs | None]) -> Any:
+        """Scoped or transient services: from the open scope, else by a compiled plan."""
+        level = self._level(resolver, found)
+        scope = _ambient(resolver, level)
+        if scope is not None:
+            return self._from_scope(resolver, scope, given, found)
+        if len(found) < len(self.injections):
+            return self._plan(resolver, found, level)(*self._rest(given, found))
+        resolver.bind_plan(self.plan_attribute, lambda: self._guarded(resolver, found, level))
+        self.wrapper.__code__ = self.codes["owner_plan" if self.is_owned else "plan"]
+        return self._plan(resolver, found, level)(*self._rest(given, found))
+
+    def _level(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None]) -> str:
+        """The innermost scope level that the function needs."""
+        return resolver.innermost(name for ref in found.values() for name in names_in(ref))
+
+    def _plan(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None], level: str) -> Callable[..., Any]:
+        header = ", ".join(name for name in self.layout.names if name not in found)
+        return compile_plan(
+            resolver, self.function, found, header=header, passed=self.layout.passed, level=level or "call"
+        )  # fmt: skip
+
+    def _guarded(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None], level: str) -> Callable[..., Any]:
+        """The plan, unless a scope is open that has what it needs."""
+        plan = self._plan(resolver, found, level)
+        if not level:
+            return plan
+
+        header = ", ".join(name for name in self.layout.names if name not in found)
+        lines = [f"def call({header}):", " if AMBIENT.get() is None:", f"  return plan({header})",
+                 f" return in_scope(({header}{',' if header else ''}))"]  # fmt: skip
+        names = [name for name in self.layout.names if name not in found]
+
+        def in_scope(values: tuple[Any, ...]) -> Any:
+            given = {**dict(zip(names, values, strict=True)), **dict.fromkeys(found, INJECTED)}
+            return self._planned_in(resolver, given, found, level, plan)
+
+        return cast(
+            "Callable[..., Any]",
+            build(lines, "call", {"AMBIENT": AMBIENT, "plan": plan, "in_scope": in_scope}, label=f"call of {self.function.__qualname__}"),
+        )
+
+    def _planned_in(
+        self, resolver: Resolver, given: dict[str, Any], found: Mapping[str, Ref | Refs | None], level: str, plan: Any
+    ) -> Any:
+        scope = _ambient(resolver, level)
+        if scope is None:
+            return plan(*self._rest(given, found))
+        return self._from_scope(resolver, scope, given, found)
+
+    def _in_ambient(
+        self, resolver: Resolver, given: dict[str, Any], found: Mapping[str, Ref | Refs | None], needed: NeedsScope
+    ) -> Any:
+        scope = AMBIENT.get()
+        if scope is None or not scope.belongs_to(resolver):
+            name, parameter = str(needed), next(iter(found))
+            level = resolver.level_of(name)
+            raise InjectionError(
+                self.function.__qualname__,
+                parameter,
+                str(self.injections[parameter]),
+                f"{name!r} is passed in when a {level!r} scope is opened, and none is open: "
+                f"call it inside `async with host.scope({level!r}, {name}=…):`.",
+            ) from None
+        return self._from_scope(resolver, scope, given, found)
+
+    def _from_scope(
+        self, resolver: Resolver, scope: Scope, given: dict[str, Any], found: Mapping[str, Ref | Refs | None]
+    ) -> Any:
+        """Take the services from an open scope."""
+        if inspect.iscoroutinefunction(self.function):
+
+            async def call() -> Any:
+                for name, ref in found.items():
+                    given[name] = await resolver.value_in(scope, ref)
+                return await self._call(given)
+
+            return call()
+        if inspect.isasyncgenfunction(self.function):
+
+            async def iterate() -> Any:
+                for name, ref in found.items():
+                    given[name] = await resolver.value_in(scope, ref)
+                async for item in self._call(given):
+                    yield item
+
+            return iterate()
+        given.update({name: resolver.value(ref) for name, ref in found.items()})
+        return self._call(given)
+
+    def _rest(self, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[Any]:
+        return [given[name] for name in self.layout.names if name not in found]
+
+    def _call(self, given: Mapping[str, Any]) -> Any:
+        args, kwargs = [], {}
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args.extend(given[name])
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kwargs.update(given[name])
+            elif parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[name] = given[name]
+            else:
+                args.append(given[name])
+        return self.function(*args, **kwargs)
+
+
+class _Layout:
+    """A signature as source: the wrapper's header and the calls it makes."""
+
+    def __init__(self, signature: inspect.Signature, injections: Mapping[str, Want]) -> None:
+        parameters = list(signature.parameters.values())
+        self.names = [p.name for p in parameters]
+        self.first = parameters[0].name if parameters and parameters[0].name not in injections else None
+        self.values = "".join(f"{name}, " for name in self.names)
+        self.rest = ", ".join(name for name in self.names if name not in injections)
+        self.passed = ", ".join(map(_passed, parameters))
+        self._header(parameters, injections)
+
+    def _header(self, parameters: list[inspect.Parameter], injections: Mapping[str, Want]) -> None:
+        """An injected parameter in front of a required one can only be passed by keyword."""
+        kinds = inspect.Parameter
+        required = [n for n, p in enumerate(parameters) if p.default is EMPTY and p.name not in injections
+                    and p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]  # fmt: skip
+        last = max(required, default=-1)
+        ordered, keyword, tail, star = [], [], [], ""
+        defaults: list[Any] = []
+        self.kwdefaults: dict[str, Any] = {}
+        only = 0
+        for number, p in enumerate(parameters):
+            default = INJECTED if p.name in injections else p.default
+            if p.kind is kinds.VAR_POSITIONAL:
+                star = f"*{p.name}"
+            elif p.kind is kinds.VAR_KEYWORD:
+                tail.append(f"**{p.name}")
+            elif p.kind is kinds.KEYWORD_ONLY or (p.name in injections and number < last):
+                keyword.append(p.name)
+                if default is not EMPTY:
+                    self.kwdefaults[p.name] = default
+            else:
+                ordered.append(p.name)
+                only = len(ordered) if p.kind is kinds.POSITIONAL_ONLY else only
+                if default is not EMPTY:
+                    defaults.append(default)
+        if only:
+            ordered.insert(only, "/")
+        self.defaults = tuple(defaults)
+        self.header = ", ".join([*ordered, *([star or "*"] if star or keyword else []), *keyword, *tail])
+
+
+def _ambient(resolver: Resolver, level: str) -> Scope | None:
+    """The innermost open scope of that host from which a level can be reached; any scope will do for none."""
+    scope = AMBIENT.get()
+    while scope is not None and not scope.belongs_to(resolver):
+        scope = scope.parent
+    around = scope
+    while around is not None and level and around.level != level:
+        around = around.parent
+    return scope if around is not None and level else None
+
+
+def _passed(parameter: inspect.Parameter) -> str:
+    name = parameter.name
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"*{name}"
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return f"**{name}"
+    return f"{name}={name}" if parameter.kind is parameter.KEYWORD_ONLY else name
+
+
+_CLOSURE = [" INJECTED, function, slow, MAIN"]
+"""A last line, never reached, that makes every body close over the same names: code can then be exchanged."""
+
+
+def _same_closure(made: Any, kind: str) -> CodeType:
+    code = cast("CodeType", made.__code__)
+    if sorted(code.co_freevars) != ["INJECTED", "MAIN", "function", "slow"]:
+        raise AssertionError(f"{kind}: {code.co_freevars}")
+    return code
+
+
+def mark_coroutine(function: F) -> F:
+    """Make a plain function that returns a coroutine count as a coroutine function."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined] # noqa: SLF001 - what 3.11 looks at
+    return function
+
+
+def explain(function: Callable[..., Any]) -> str:
+    """The code that was generated for an injected function.
+
+    Raises:
+        ServiceFrameworkError: The function is not injected.
+    """
+    member: Any = function
+    while member is not None and not hasattr(member, "__injection__"):
+        member = getattr(member, "__wrapped__", None) or getattr(member, "__func__", None)
+    if member is None:
+        raise ServiceFrameworkError(f"{getattr(function, '__qualname__', function)!r} is not injected.")
+    injection: Injection = member.__injection__
+    resolver = current_resolver()
+    text = [injection.source]
+    if resolver is not None:
+        plan = resolver.space.__dict__.get(injection.plan_attribute)
+        if plan is not None:
+            closure = inspect.getclosurevars(plan).nonlocals
+            text.append(getattr(closure.get("plan", plan), "__source__", ""))
+    return "\n\n".join(text)
+
+
