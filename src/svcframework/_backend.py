@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 _RUNTIMES = ("_asyncio", "anyio", "asyncio", "contextlib", "outcome", "svcframework._servicetask", "trio", "uvloop")
 """Packages and modules whose frames don't say what a service was waiting for."""
 
+_PATIENCE = 0.5
+"""Seconds that tasks which an author forgot have for their end."""
+
 _alive: set[asyncio.Task[None]] = set()
 """Tasks that run: an event loop refers to its tasks weakly only."""
 
@@ -24,23 +29,28 @@ _alive: set[asyncio.Task[None]] = set()
 class Spawned:
     """A task of the framework; lives until its coroutine returns."""
 
-    __slots__ = ("_coroutine",)
+    __slots__ = ("coroutine",)
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine = coroutine
+    def __init__(self, coroutine: Coroutine[Any, Any, None] | None = None) -> None:
+        self.coroutine = coroutine
 
     def last_await(self) -> str:
         """Where the task waits now, as `file:line in function`."""
-        return waiting_at(self._coroutine)
+        return waiting_at(self.coroutine)
 
 
 def spawn(
-    function: Callable[[], Coroutine[Any, Any, None]], *, name: str, context: contextvars.Context | None = None
+    function: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    name: str,
+    context: contextvars.Context | None = None,
+    runs_hooks: bool = False,
 ) -> Spawned:
     """Run `function` in a task that belongs to no scope of the caller's; it must not raise.
 
     A failure of a caller can so never cut a service off in the middle, start and stop may come from different
     tasks, and a service that hangs can be left behind. The task has a copy of `context`, or of the caller's.
+    A task that `runs_hooks` of an author's is kept from doing harm to the loop.
     """
     context = contextvars.copy_context() if context is None else context.copy()
     loop = current_token().native_token
@@ -53,7 +63,36 @@ def spawn(
         return Spawned(coroutine)
     import trio  # noqa: PLC0415 - optional: only there when the caller runs on it
 
-    return Spawned(trio.lowlevel.spawn_system_task(function, name=name, context=context).coro)
+    if not runs_hooks:
+        return Spawned(trio.lowlevel.spawn_system_task(function, name=name, context=context).coro)
+    spawned = Spawned()
+
+    async def run() -> None:
+        spawned.coroutine = trio.lowlevel.current_task().coro
+        await function()
+
+    async def contain() -> None:
+        # Trio ends the whole run if a system task fails, and a task that leaves a nursery of an author's open
+        # fails whatever its function catches. So it runs in a nursery of ours, which takes the blame.
+        with contextlib.suppress(BaseException):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run, name=name)
+
+    trio.lowlevel.spawn_system_task(contain, name=f"{name} (container)", context=context)
+    return spawned
+
+
+async def end_leftovers() -> None:
+    """End what an author left open in this task, so that nothing outlives it. On trio; asyncio can't tell."""
+    if _asyncio_task() is not None:
+        return
+    import trio  # noqa: PLC0415 - optional
+
+    for nursery in reversed(trio.lowlevel.current_task().child_nurseries):
+        nursery.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE):
+            while nursery.child_tasks:  # noqa: ASYNC110 - they tell nobody when they end
+                await anyio.sleep(_PATIENCE / 100)
 
 
 def forget_cancellation() -> None:

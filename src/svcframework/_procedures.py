@@ -75,9 +75,17 @@ class Starting(Procedure):
         roster: All units.
         names: The ones to start, in start order; closed under `requires`.
         launch: Makes the task of a unit that has hooks.
+        clock: Seconds, for measuring.
     """
 
-    def __init__(self, roster: Roster, names: Sequence[str], launch: Callable[[str], ServiceTask]) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        names: Sequence[str],
+        launch: Callable[[str], ServiceTask],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
         self.errors: dict[str, BaseException] = {}
@@ -95,7 +103,7 @@ class Starting(Procedure):
         self._missing: dict[str, int] = {}
         self._ready: deque[str] = deque()
         self._is_pumping = False
-        self._start = anyio.current_time()
+        self._clock, self._began = clock, clock()
 
     @property
     def is_finished(self) -> bool:
@@ -202,7 +210,7 @@ class Starting(Procedure):
             name = self._ready.popleft()
             if name not in self._unsettled or self._missing[name]:
                 continue
-            self.offsets[name] = anyio.current_time() - self._start
+            self.offsets[name] = self._clock() - self._began
             unit = self._roster.units[name]
             if unit.is_plain:
                 self._roster.set_state(name, ServiceState.RUNNING)

@@ -92,7 +92,7 @@ class ServiceTask:
         """Where the service was waiting when its time to stop was over."""
         self.defeat: BaseException | None = None
         """The error after which it was not restarted any more."""
-        self.was_up = self.was_entered = False
+        self.was_up = False
         self.seconds = 0.0
         """How long `on_startup` took."""
         self._roster, self._clock, self._context = roster, clock, context
@@ -105,8 +105,11 @@ class ServiceTask:
         self._late: BaseException | None = None
         self._is_shutdown_called = self._is_cut_off = self._is_abandoned = False
         self._began = 0.0
+        self._attempts = 0
         self._parts = 1
-        self._spawned = self._stopper = _backend.spawn(self._live, name=f"service {name}", context=context)
+        self._spawned = self._stopper = _backend.spawn(
+            self._live, name=f"service {name}", context=context, runs_hooks=True
+        )
 
     # --- what the lifecycle asks of it ------------------------------------------------------------------
 
@@ -155,7 +158,7 @@ class ServiceTask:
         self._hangs(self._spawned.last_await())
         self._parts += 1
         self._stopper = _backend.spawn(
-            self._shut_down_apart, name=f"stop of service {self.name}", context=self._context
+            self._shut_down_apart, name=f"stop of service {self.name}", context=self._context, runs_hooks=True
         )
 
     def cut_stop(self) -> None:
@@ -194,25 +197,36 @@ class ServiceTask:
 
     async def _attempt(self) -> float | None:
         """Start, run, stop; the seconds until the next attempt, None if there is none."""
+        self._attempts += 1
         self._is_shutdown_called = self._is_cut_off = False
         self.stop_error = self._late = None
         delay: float | None = None
-        with anyio.CancelScope() as self._cut, anyio.CancelScope() as self._shelter:
-            self._stop_cut, self._stop_shelter = self._cut, self._shelter
-            self.was_entered = True
-            self.start_error = await self._start_up()
-            if self.start_error is not None:
-                delay = await self._after_failed_start(self.start_error)
-            elif self._asked.is_set():
-                await self._shut_down()
-            else:
-                self._comes_up()
-                crashed, error = await self._run()
-                if crashed:
-                    delay = await self._after_crash(error)
-                else:
-                    await self._shut_down()
+        try:
+            with anyio.CancelScope() as self._cut, anyio.CancelScope() as self._shelter:
+                self._stop_cut, self._stop_shelter = self._cut, self._shelter
+                delay = await self._attempt_in_scopes()
+                await _backend.end_leftovers()
+        except RuntimeError as error:  # the scopes don't nest: hooks raise nothing that gets here
+            left = LifecycleError(
+                f"on_startup of {self.name!r} opened a task group or cancel scope that on_shutdown did not close: "
+                "close it there, or open it in on_run"
+            )
+            left.__cause__ = error
+            self._keep_stop_error(left)
+            return None
         return None if self._asked.is_set() or _backend.is_cancelled_by_loop() else delay
+
+    async def _attempt_in_scopes(self) -> float | None:
+        self.start_error = await self._start_up()
+        if self.start_error is not None:
+            return await self._after_failed_start(self.start_error)
+        if not self._asked.is_set():
+            self._comes_up()
+            crashed, error = await self._run()
+            if crashed:
+                return await self._after_crash(error)
+        await self._shut_down()
+        return None
 
     async def _start_up(self) -> BaseException | None:
         """Call `on_startup`; what it raised, None when it succeeded or was called off."""
@@ -244,13 +258,13 @@ class ServiceTask:
         )
 
     def _comes_up(self) -> None:
-        again, self.was_up, self.watched = self.was_up or self.start_error is not None, True, False
+        self.was_up, self.watched = True, False
         self._supervisor.came_up()
         self._emit(ServiceStarted(self.name, self.seconds))
         self._roster.set_state(self.name, ServiceState.RUNNING)
         self.phase = Phase.RUN
         self.owner.service_up(self)
-        if again:
+        if self._attempts > 1:
             self._roster.tell_dependents(self.name)
 
     async def _run(self) -> tuple[bool, BaseException | None]:
@@ -326,6 +340,11 @@ class ServiceTask:
 
     async def _after_failed_start(self, error: BaseException) -> float | None:
         """Stop again; the seconds until the next try, None if there is none."""
+        if _is_cancellation(error):
+            # A task group that the author opened in on_startup has failed; closing it tells why.
+            await self._shut_down()
+            self.start_error = error = self.stop_error or error
+            self.stop_error = None
         is_restart = self.was_up
         retries = self.retries(error)
         will_retry = retries or (is_restart and not self._asked.is_set())
@@ -350,7 +369,6 @@ class ServiceTask:
             self._goes_down(error)
         await self._shut_down()
         if interrupted:
-            # A task group that the author opened in on_startup has failed; closing it has told why.
             error, self.stop_error = self.stop_error or error, None
             self._goes_down(error)
         return self._judge(error)

@@ -434,7 +434,7 @@ class Lifecycle:
 
     async def _bring_up(self, operation: _Operation, names: Collection[str]) -> None:
         """Start `names`, or undo it and note why."""
-        starting = Starting(self._roster, tuple(names), self._launch)
+        starting = Starting(self._roster, tuple(names), self._launch, clock=self._clock)
         operation.procedure = starting
         if self.start_timeout is not None:
             limit = self.start_timeout
