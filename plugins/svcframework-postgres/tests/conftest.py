@@ -1,6 +1,7 @@
 """One throwaway server for all tests of the plugin, and one each for those that kill it."""
 
 import pytest
+
 from svcframework_embedded import EmbeddedPostgres, running
 from svcframework_postgres import PostgresConfig, PostgresService
 

@@ -5,6 +5,7 @@ import random
 import time
 
 import pytest
+
 from svcframework.deadlines import deadline
 from svcframework.errors import (
     AuthenticationFailedError,
@@ -50,7 +51,7 @@ async def test_call_in_flight_when_the_server_is_killed(mortal_postgres):
 async def test_start_without_a_server_fails():
     """Nobody listens: a connection error that names the place and no password."""
     config = PostgresConfig(host="127.0.0.1", port=1, user="u", password="canary-7Q")
-    with pytest.raises(ConnectionFailedError, match="127.0.0.1:1") as caught:
+    with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:1") as caught:
         await PostgresService(config).on_startup()
     assert "canary" not in str(caught.value) + repr(config)
 
@@ -84,7 +85,7 @@ async def test_server_that_never_answers_a_connect():
 async def test_slow_statement_is_cut_off(database):
     """After its limit the caller gets a typed error, and the connection is not used again."""
     before = (await database.execute_one("SELECT pg_backend_pid() AS pid"))["pid"]
-    with pytest.raises(ServiceTimeoutError, match="within 0.05 s"):
+    with pytest.raises(ServiceTimeoutError, match=r"within 0\.05 s"):
         await database.execute_query("SELECT pg_sleep(10)", timeout=0.05)
     await database.execute_query("SELECT 1")
     for _ in range(50):
@@ -168,6 +169,7 @@ async def test_shutdown_cuts_off_what_does_not_end(postgres):
 def test_host_on_trio_is_refused():
     """The driver runs on asyncio only, and the error says what to do."""
     import trio
+
     from svcframework.errors import PluginError
 
     with pytest.raises(PluginError, match="run the host on asyncio"):

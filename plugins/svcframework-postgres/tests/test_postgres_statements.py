@@ -1,11 +1,13 @@
 """Statements, transactions and values against a real server."""
 
 import asyncio
+import contextlib
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+
 from svcframework.errors import DatabaseError, ServiceTimeoutError, ServiceUnavailableError
 from svcframework_postgres import AuroraService, Identifier, PostgresConfig, PostgresService
 
@@ -106,10 +108,8 @@ async def test_swallowed_error_does_not_commit_silently(database, table):
     with pytest.raises(DatabaseError, match="rolled back") as caught:
         async with database.transaction() as tx:
             await tx.execute_query(f"INSERT INTO {table} (word) VALUES ('lost')")
-            try:
+            with contextlib.suppress(DatabaseError):
                 await tx.execute_query("SELECT 1/0")
-            except DatabaseError:
-                pass
     assert caught.value.sqlstate == "25P02"
     assert await database.execute_query(f"SELECT 1 FROM {table}") == []
 

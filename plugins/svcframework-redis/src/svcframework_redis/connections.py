@@ -15,16 +15,18 @@ from svcframework_redis.config import RedisConfig
 class ConnectionPool(BlockingConnectionPool):
     """redis-py's pool, whose release can't be cut off.
 
-    The driver closes a connection whose command was cancelled, but it waits for a lock to put it back: a second
+    The driver closes a connection whose command was cancelled, but it may have to wait for a lock to put it back: a
     cancellation there would lose the place in the pool for ever.
     """
 
     async def release(self, connection: Any) -> None:
         """Put a connection back, whatever happens to the caller."""
-        if self._condition.locked():
-            await asyncio.shield(super().release(connection))
-        else:  # nothing to wait for, so nothing to cancel
+        try:
             await super().release(connection)
+        except asyncio.CancelledError:
+            if connection in self._in_use_connections:
+                await asyncio.shield(super().release(connection))
+            raise
 
 
 def open_client(config: RedisConfig, url: str | None = None) -> Redis:

@@ -30,37 +30,9 @@ Value = str | bytes | int | float
 
 # Commands that change nothing, so one that was lost with its connection may be sent once more.
 _READS = frozenset(
-    [
-        "EXISTS",
-        "GET",
-        "GETRANGE",
-        "HEXISTS",
-        "HGET",
-        "HGETALL",
-        "HKEYS",
-        "HLEN",
-        "HMGET",
-        "HVALS",
-        "LINDEX",
-        "LLEN",
-        "LRANGE",
-        "MGET",
-        "PING",
-        "PTTL",
-        "SCARD",
-        "SISMEMBER",
-        "SMEMBERS",
-        "STRLEN",
-        "TTL",
-        "TYPE",
-        "XLEN",
-        "XRANGE",
-        "ZCARD",
-        "ZCOUNT",
-        "ZRANGE",
-        "ZRANK",
-        "ZSCORE",
-    ]
+    {"EXISTS", "GET", "GETRANGE", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HVALS", "LINDEX", "LLEN"}
+    | {"LRANGE", "MGET", "PING", "PTTL", "SCARD", "SISMEMBER", "SMEMBERS", "STRLEN", "TTL", "TYPE", "XLEN", "XRANGE"}
+    | {"ZCARD", "ZCOUNT", "ZRANGE", "ZRANK", "ZSCORE"}
 )
 
 

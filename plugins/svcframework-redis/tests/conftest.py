@@ -1,0 +1,34 @@
+"""One throwaway server for all tests of the plugin, and one each for those that kill it."""
+
+import pytest
+
+from svcframework_embedded import EmbeddedValkey, running
+from svcframework_redis import RedisConfig, RedisService
+
+
+@pytest.fixture(scope="session")
+def anyio_backend():
+    return "asyncio"  # the driver's only one
+
+
+@pytest.fixture(scope="session")
+async def valkey():
+    async with running(EmbeddedValkey()) as server:
+        yield server
+
+
+@pytest.fixture
+async def mortal_valkey():
+    """A server of the test's own, that stays dead until `relaunch()`."""
+    async with running(EmbeddedValkey(), restart=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(valkey):
+    """A running service on an empty database."""
+    service = RedisService(RedisConfig(max_connections=4), server=valkey)
+    await service.on_startup()
+    await service.execute("FLUSHDB")
+    yield service
+    await service.on_shutdown()

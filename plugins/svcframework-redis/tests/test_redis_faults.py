@@ -1,0 +1,145 @@
+"""What callers see when the server dies, hangs or refuses, and that connections stay in order."""
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from svcframework.deadlines import deadline
+from svcframework.errors import (
+    AuthenticationFailedError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    PluginError,
+    ServiceTimeoutError,
+)
+from svcframework_redis import RedisConfig, RedisService
+
+
+async def test_killed_server_is_survived(mortal_valkey):
+    """While it is down calls fail at once with a retryable error; once it is back they work, without a restart."""
+    service = RedisService(RedisConfig(max_connections=4), server=mortal_valkey)
+    await service.on_startup()
+    await asyncio.gather(*(service.incr("n") for _ in range(8)))
+    await mortal_valkey.kill()
+    for _ in range(6):
+        with pytest.raises(ConnectionFailedError) as caught:
+            await service.incr("n")
+        assert caught.value.retryable
+    assert not await service.health_check()
+    await mortal_valkey.relaunch()
+    assert list(range(9, 15)) == [await service.incr("n") for _ in range(6)]
+    assert await service.health_check()
+    await service.on_shutdown()
+
+
+async def test_reads_are_sent_again_once(mortal_valkey):
+    """A read that meets a connection which died unnoticed succeeds on a new one."""
+    service = RedisService(server=mortal_valkey)
+    await service.on_startup()
+    await service.set("k", "v")
+    await mortal_valkey.kill()
+    await mortal_valkey.relaunch()
+    assert b"v" == await service.get("k")
+    await service.on_shutdown()
+
+
+async def test_start_without_a_server_fails():
+    """Nobody listens: a connection error that names the place and no password."""
+    with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:1") as caught:
+        await RedisService(RedisConfig(url="redis://:canary-7Q@127.0.0.1:1/0")).on_startup()
+    assert "canary" not in str(caught.value)
+
+
+async def test_wrong_password_is_an_authentication_error(valkey):
+    """Refused credentials, and missing ones, are told apart from an unreachable server and shown nowhere."""
+    for secret in (":canary-7Q@", ""):
+        config = RedisConfig(url=f"redis://{secret}127.0.0.1:{valkey.port}/0")
+        with pytest.raises(AuthenticationFailedError) as caught:
+            await RedisService(config).on_startup()
+        assert "canary" not in str(caught.value)
+
+
+async def test_server_that_never_answers():
+    """A black hole costs `timeout`, and health says so."""
+    held = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    config = RedisConfig(url=f"redis://:canary-7Q@127.0.0.1:{port}/0", timeout=0.2)
+    started = time.monotonic()
+    with pytest.raises(ServiceTimeoutError, match=f"127.0.0.1:{port}/0") as caught:
+        await RedisService(config).on_startup()
+    assert time.monotonic() - started < 2
+    assert "canary" not in str(caught.value)
+    for writer in held:
+        writer.close()
+    server.close()
+
+
+async def test_deadline_of_the_caller_holds(redis):
+    """The caller's remaining time is the limit when it is shorter than the service's."""
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        with deadline(0.1):
+            await redis.execute("BLPOP", "empty", 0, timeout=5)
+    assert time.monotonic() - started < 1
+
+
+async def test_exhausted_pool_is_a_timeout(valkey):
+    """A call that gets no connection says so in time, and the next one works."""
+    service = RedisService(RedisConfig(max_connections=1, acquire_timeout=0.1), server=valkey)
+    await service.on_startup()
+    blocked = asyncio.create_task(service.execute("BLPOP", "empty", 0.4, timeout=5))
+    await asyncio.sleep(0.05)
+    with pytest.raises(ServiceTimeoutError, match="every connection is in use"):
+        await service.get("k")
+    assert await blocked is None
+    assert await service.get("k") is None
+    await service.on_shutdown()
+
+
+async def test_cancelled_calls_mix_up_no_answers(redis):
+    """After hundreds of calls cancelled anywhere, each answer is still that of its own question."""
+    chance = random.Random(7)
+    wrong = []
+
+    async def ask(word):
+        found = await redis.execute("ECHO", word)
+        if found != word.encode():
+            wrong.append((word, found))
+
+    for turn in range(60):
+        calls = [asyncio.create_task(ask(f"{turn}-{n}")) for n in range(12)]
+        for call in chance.sample(calls, 8):
+            for _ in range(chance.randrange(8)):
+                await asyncio.sleep(0)
+            call.cancel()
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+                call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.gather(*(ask(f"last-{n}") for n in range(20)))
+    assert wrong == []
+
+
+def test_host_on_trio_is_refused():
+    """The driver runs on asyncio only, and the error says what to do."""
+    import trio
+
+    with pytest.raises(PluginError, match="run the host on asyncio"):
+        trio.run(RedisService(RedisConfig()).on_startup)
+
+
+async def test_cancelled_release_gives_the_place_back(redis):
+    """A caller that is cancelled while its connection waits to be put back loses none (looks inside redis-py)."""
+    pool = redis.client.connection_pool
+    connection = await pool.get_connection()
+    async with pool._condition:
+        giving_back = asyncio.create_task(pool.release(connection))
+        await asyncio.sleep(0)
+        giving_back.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await giving_back
+    assert 0 == len(pool._in_use_connections)
