@@ -1,5 +1,6 @@
 """Deadlines: what is left, for whom, and what happens when nothing is."""
 
+import asyncio
 import time
 
 import anyio
@@ -103,6 +104,22 @@ async def test_threads_know_the_deadline_of_their_caller() -> None:
         left = await anyio.to_thread.run_sync(lambda: remaining(99.0))
 
     assert 0 < left <= 5
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_callbacks_of_the_event_loop_are_like_sync_code() -> None:
+    """Nothing can be cancelled there, so the deadline is only known."""
+    found: list[float] = []
+
+    def callback() -> None:
+        with deadline(5.0):
+            found.append(remaining(99.0))
+
+    asyncio.get_running_loop().call_soon(callback)
+    await anyio.wait_all_tasks_blocked()
+    await anyio.lowlevel.checkpoint()
+
+    assert [True] == [0 < left <= 5 for left in found]
 
 
 async def test_a_task_that_outlives_the_block_is_free_of_it() -> None:

@@ -54,7 +54,7 @@ class deadline:  # noqa: N801 - used as `with deadline(1.5):`, like open() and s
         self.at = own if self._outer is None else min(own, self._outer.at)
         self._token = _current.set(self)
         self._closed = False
-        if self.seconds is not None and (now := _loop_time()) is not None:
+        if self.seconds is not None and (now := _loop_time()) is not None and _in_task():
             self._scope = anyio.CancelScope(deadline=now + self.seconds)
             self._scope.__enter__()
         return self
@@ -122,13 +122,17 @@ def _open_deadline() -> deadline | None:
 
 
 def _loop_time() -> float | None:
-    """The event loop's clock, which isn't `time.monotonic()` on trio; None outside a task."""
+    """The event loop's clock, which isn't `time.monotonic()` on trio; None where no event loop runs."""
     try:
-        now = anyio.current_time()
-        anyio.get_current_task()
-    except (
-        RuntimeError,
-        AttributeError,
-    ):  # no event loop in this thread, or one of its callbacks, where nothing can be cancelled
+        return anyio.current_time()
+    except RuntimeError:
         return None
-    return now
+
+
+def _in_task() -> bool:
+    """Whether something can be cancelled here: not so in the event loop's callbacks."""
+    try:
+        anyio.get_current_task()
+    except (RuntimeError, AttributeError):
+        return False
+    return True

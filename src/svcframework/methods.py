@@ -16,6 +16,7 @@ from svcframework.metrics import OperationMetrics, ServiceMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from types import TracebackType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +67,9 @@ class _Span:
         self._span = self._manager.__enter__()
         return self._span
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> Any:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Any:
         if isinstance(error, Exception):
             from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - an optional package
 
@@ -220,7 +223,9 @@ class _Spans:
             else:
                 self._open.append(span)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         for span in reversed(self._open):
             try:
                 span.__exit__(kind, error, traceback)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 Outcome = Literal["success", "error", "cancelled"]
 """How an operation ended. A cancelled one is neither a success nor an error."""
@@ -201,7 +201,7 @@ class ServiceMetrics:
         self.operation(operation).record(outcome, seconds)
 
     @contextmanager
-    def timer(self, operation: str) -> Iterator[None]:
+    def timer(self, operation: str) -> Generator[None, None, None]:
         """Time and count the block: a success if it ends, an error if it raises, cancelled if it was."""
         metrics = self.operation(operation)
         metrics.started += 1

@@ -18,7 +18,7 @@ from svcframework.errors import RegistrationError, ServiceTimeoutError
 from svcframework.events import EventBus, RetryScheduled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
 
     from tenacity import RetryCallState
 
@@ -97,7 +97,7 @@ _test_mode = _TestMode()
 
 
 @contextmanager
-def testing(attempts: int | None = None) -> Iterator[None]:  # noqa: PT028 - no test, but for tests
+def testing(attempts: int | None = None) -> Generator[None, None, None]:  # noqa: PT028 - no test, but for tests
     """For tests: within the block no retry waits and no budget runs out, in the whole process.
 
     Args:
