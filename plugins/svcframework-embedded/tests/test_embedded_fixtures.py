@@ -1,9 +1,9 @@
 """The pytest fixtures, used as a user's tests use them."""
 
 import asyncpg
-import anyio
 import pytest
 import redis
+
 from svcframework_embedded.testing import PostgresHandle, ValkeyHandle
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from svcframework.config import ServiceConfig
+from svcframework.config import SecretUrl, ServiceConfig
 
 
 class EmbeddedConfig(ServiceConfig):
@@ -36,7 +36,7 @@ class EmbeddedConfig(ServiceConfig):
 class EmbeddedPostgresConfig(EmbeddedConfig, prefix="embedded_postgres"):
     """Settings of `EmbeddedPostgres`."""
 
-    dsn: SecretStr | None = Field(
+    dsn: SecretUrl | None = Field(
         default=None, description="Address of a server of your own, to be used instead; then nothing is started."
     )
     user: str = Field(default="postgres", min_length=1, description="The superuser of a new cluster.")
@@ -50,7 +50,7 @@ class EmbeddedPostgresConfig(EmbeddedConfig, prefix="embedded_postgres"):
 class EmbeddedValkeyConfig(EmbeddedConfig, prefix="embedded_valkey"):
     """Settings of `EmbeddedValkey`."""
 
-    url: SecretStr | None = Field(
+    url: SecretUrl | None = Field(
         default=None, description="Address of a server of your own, to be used instead; then nothing is started."
     )
     database: int = Field(default=0, ge=0, description="Database number in `url`.")

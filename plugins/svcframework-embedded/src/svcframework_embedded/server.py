@@ -52,6 +52,7 @@ class EmbeddedServer(BaseService[ServerConfigT]):
         self._port = 0
         self._password = ""
         self._crashed = False
+        self._reached = False  # the user's own server, when it is used
         self._changing = anyio.Lock()  # one start or stop at a time
 
     # --- where it is ------------------------------------------------------------------------------------
@@ -107,6 +108,7 @@ class EmbeddedServer(BaseService[ServerConfigT]):
         """
         if self._external:
             await self._reach_external()
+            self._reached = True
             return
         await self._prepare()
         async with self._changing:
@@ -131,6 +133,7 @@ class EmbeddedServer(BaseService[ServerConfigT]):
 
         After a crash, port and temporary data are kept for the restart, or until the service object is gone.
         """
+        self._reached = False
         with anyio.CancelScope(shield=True):
             async with self._changing:
                 await self._stop_process()
@@ -162,7 +165,7 @@ class EmbeddedServer(BaseService[ServerConfigT]):
             await self._launch()
 
     async def _service_health_check(self) -> HealthResult:
-        if not self._external and not self.is_alive:
+        if not (self._reached if self._external else self.is_alive):
             return HealthResult.unhealthy(f"{self.product} is not running")
         address = self._external_address() if self._external else self._address()
         limit = self.config.health_check_timeout
