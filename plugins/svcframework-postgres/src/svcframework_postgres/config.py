@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
 from svcframework.config import ServiceConfig
+
+_DRIVER = re.compile(r"^(postgres(?:ql)?)\+\w+")
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -15,11 +18,9 @@ SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 class PostgresConfig(ServiceConfig, prefix="database"):
     """Settings of a `PostgresService`. Frozen; `dsn` wins over the single fields."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     dsn: SecretStr | None = Field(
         default=None,
-        validation_alias=AliasChoices("dsn", "url", "DATABASE_URL"),
+        validation_alias=AliasChoices("DATABASE_URL"),
         description="Address with everything in it: postgresql://user:password@host:port/database.",
     )
     host: str | None = Field(default=None, description="Host name, or the folder of a Unix socket.")
@@ -46,6 +47,8 @@ class PostgresConfig(ServiceConfig, prefix="database"):
     @classmethod
     def _is_postgres_address(cls, dsn: SecretStr | None) -> SecretStr | None:
         if dsn is not None:
+            # DATABASE_URL is often written for SQLAlchemy, with its driver in the scheme
+            dsn = SecretStr(_DRIVER.sub(r"\1", dsn.get_secret_value()))
             try:
                 parts = urlsplit(dsn.get_secret_value())
                 usable = parts.scheme in {"postgres", "postgresql"} and (parts.port or 1) > 0

@@ -20,6 +20,7 @@ from svcframework.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from svcframework.methods import service_method
 from svcframework_postgres.config import PostgresConfig, address_of
 from svcframework_postgres.connections import Connection, connect
 from svcframework_postgres.pool import PostgresPool
@@ -186,6 +187,7 @@ class PostgresService(DatabaseService[PostgresConfig]):
     async def execute_query(
         self, pool: PostgresPool, query: str, /, *args: Any, timeout: float | None = None
     ) -> list[asyncpg.Record]: ...
+    @service_method
     async def execute_query(self, query: Any, *args: Any, timeout: float | None = None) -> list[asyncpg.Record]:
         """Run a statement and return every row.
 
@@ -209,6 +211,7 @@ class PostgresService(DatabaseService[PostgresConfig]):
     async def execute_one(
         self, pool: PostgresPool, query: str, /, *args: Any, timeout: float | None = None
     ) -> asyncpg.Record | None: ...
+    @service_method
     async def execute_one(self, query: Any, *args: Any, timeout: float | None = None) -> asyncpg.Record | None:
         """Run a statement and return its first row, None if there is none. Arguments as in `execute_query`."""
         if isinstance(query, str):
@@ -221,6 +224,7 @@ class PostgresService(DatabaseService[PostgresConfig]):
     async def execute_returning(
         self, pool: PostgresPool, query: str, /, *args: Any, timeout: float | None = None
     ) -> asyncpg.Record: ...
+    @service_method
     async def execute_returning(self, query: Any, *args: Any, timeout: float | None = None) -> asyncpg.Record:
         """Run a changing statement that returns one row (`INSERT … RETURNING`). Arguments as in `execute_query`.
 
@@ -239,6 +243,7 @@ class PostgresService(DatabaseService[PostgresConfig]):
     async def execute_many(
         self, pool: PostgresPool, query: str, rows: Iterable[Sequence[Any]], /, *, timeout: float | None = None
     ) -> None: ...
+    @service_method
     async def execute_many(
         self, query: Any, rows: Any, statement_rows: Any = None, *, timeout: float | None = None
     ) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from svcframework._types import HealthResult
 from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
+from svcframework.methods import service_method
 from svcframework.service import BaseService
 from svcframework_redis.backend import Key, RedisCache
 from svcframework_redis.config import CacheConfig
@@ -78,6 +79,7 @@ class CacheService(BaseService[CacheConfig]):
     async def get(self, key: Key, default: T, *, type: type[T]) -> T: ...
     @overload
     async def get(self, key: Key, default: None = None, *, type: type[T]) -> T | None: ...
+    @service_method
     async def get(self, key: Key, default: Any = None, *, type: Any = Any) -> Any:  # noqa: A002 - reads best
         """The value of a key.
 
@@ -95,6 +97,7 @@ class CacheService(BaseService[CacheConfig]):
         value = _MISSING if found is None else self._decoded(found, type)
         return default if value is _MISSING else value
 
+    @service_method
     async def get_many(self, keys: Sequence[Key], *, type: Any = Any) -> dict[Key, Any]:  # noqa: A002 - reads best
         """The values of those keys that have one, with a single question to Redis."""
         nothing: list[bytes | None] = [None] * len(keys)
@@ -102,6 +105,7 @@ class CacheService(BaseService[CacheConfig]):
         values = {key: self._decoded(data, type) for key, data in zip(keys, found, strict=True) if data is not None}
         return {key: value for key, value in values.items() if value is not _MISSING}
 
+    @service_method
     async def set(self, key: Key, value: Any, ttl: float | None = None) -> bool:
         """Keep a value.
 
@@ -121,6 +125,7 @@ class CacheService(BaseService[CacheConfig]):
         self._local.set(name, data, seconds)
         return True
 
+    @service_method
     async def delete(self, *keys: Key) -> int:
         """Forget values.
 
@@ -131,6 +136,7 @@ class CacheService(BaseService[CacheConfig]):
             self._local.delete(self._backend.key(key))
         return await self._guarded(self._backend.delete(*keys), 0)
 
+    @service_method
     async def get_or_set(
         self,
         key: Key,

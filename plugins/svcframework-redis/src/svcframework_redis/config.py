@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from svcframework.config import ServiceConfig
 
@@ -17,6 +17,7 @@ class RedisConfig(ServiceConfig, prefix="redis"):
 
     url: SecretStr = Field(
         default=SecretStr("redis://localhost:6379/0"),
+        validation_alias=AliasChoices("REDIS_URL"),
         description="Address: redis://user:password@host:port/db, rediss:// for TLS, or unix:///path.",
     )
     host: str | None = Field(default=None, description="Host name; given, it and the four fields below replace url.")

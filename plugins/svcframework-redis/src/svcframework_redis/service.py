@@ -18,6 +18,7 @@ from svcframework.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from svcframework.methods import service_method
 from svcframework.service import BaseService
 from svcframework_redis.config import RedisConfig, address_of
 from svcframework_redis.connections import open_client
@@ -137,14 +138,17 @@ class RedisService(BaseService[RedisConfig]):
 
     # --- commands ---------------------------------------------------------------------------------------
 
+    @service_method
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None if there is none. Errors as `execute`."""
-        return cast("bytes | None", await self.execute("GET", key))
+        return cast("bytes | None", await self._send("GET", key))
 
+    @service_method
     async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of many keys, in their order; None for each that is missing."""
-        return cast("list[bytes | None]", await self.execute("MGET", *keys)) if keys else []
+        return cast("list[bytes | None]", await self._send("MGET", *keys)) if keys else []
 
+    @service_method
     async def set(
         self,
         key: str,
@@ -176,45 +180,51 @@ class RedisService(BaseService[RedisConfig]):
         seconds = expire if ex is None else ex
         lifetime: list[Value] = [] if seconds is None else ["PX", _milliseconds(seconds)]
         condition: list[Value] = ["NX"] if nx else ["XX"] if xx else []
-        return bool(await self.execute("SET", key, value, *lifetime, *condition))
+        return bool(await self._send("SET", key, value, *lifetime, *condition))
 
+    @service_method
     async def delete(self, *keys: str) -> int:
         """Remove keys.
 
         Returns:
             How many there were.
         """
-        return int(await self.execute("DEL", *keys)) if keys else 0
+        return int(await self._send("DEL", *keys)) if keys else 0
 
+    @service_method
     async def exists(self, *keys: str) -> int:
         """How many of the keys exist."""
-        return int(await self.execute("EXISTS", *keys)) if keys else 0
+        return int(await self._send("EXISTS", *keys)) if keys else 0
 
+    @service_method
     async def expire(self, key: str, seconds: float) -> bool:
         """Let a key be gone after `seconds`.
 
         Returns:
             Whether there is such a key.
         """
-        return bool(await self.execute("PEXPIRE", key, _milliseconds(seconds)))
+        return bool(await self._send("PEXPIRE", key, _milliseconds(seconds)))
 
+    @service_method
     async def ttl(self, key: str) -> float | None:
         """Seconds until a key is gone; None if it stays or isn't there."""
-        left = int(await self.execute("PTTL", key))
+        left = int(await self._send("PTTL", key))
         return None if left < 0 else left / 1000
 
+    @service_method
     async def incr(self, key: str, amount: int = 1) -> int:
         """Add to a number, 0 if the key is new.
 
         Returns:
             The sum.
         """
-        return int(await self.execute("INCRBY", key, amount))
+        return int(await self._send("INCRBY", key, amount))
 
     async def ping(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the call's own limit
         """Ask for a sign of life. Errors as `execute`."""
-        await self.execute("PING", timeout=timeout)
+        await self._send("PING", timeout=timeout)
 
+    @service_method
     async def execute(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - same
         """Send any command.
 
@@ -231,6 +241,9 @@ class RedisService(BaseService[RedisConfig]):
             AuthenticationFailedError: It refused the credentials.
             DatabaseError: It refused the command.
         """
+        return await self._send(*args, timeout=timeout)
+
+    async def _send(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - same
         send: Callable[..., Awaitable[Any]] = self.client.execute_command
         own = self.config.timeout if timeout is None else timeout
         limit = effective_timeout(own)
