@@ -207,11 +207,12 @@ def shown(name: str, value: Any) -> Any:
     if isinstance(value, BaseModel):
         inner = ", ".join(f"{key}={shown(key, getattr(value, key))!r}" for key in type(value).model_fields)
         return Shown(f"{type(value).__name__}({inner})")
-    redacted = getattr(value, "redacted", None)
-    if isinstance(redacted, str):
+    if isinstance(redacted := getattr(value, "redacted", None), str):
         return redacted
-    if value is None or isinstance(value, (bool, enum.Enum)):
-        return value
+    return value if value is None or isinstance(value, (bool, enum.Enum)) else _shown_leaf(name, value)
+
+
+def _shown_leaf(name: str, value: Any) -> Any:
     if is_secret(name, type(value)):
         return HIDDEN
     text = str(value)
