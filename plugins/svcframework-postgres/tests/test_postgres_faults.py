@@ -13,6 +13,7 @@ from svcframework.errors import (
     DeadlineExceededError,
     ServiceTimeoutError,
 )
+from svcframework.testing.faults import FaultProxy
 from svcframework_postgres import PostgresConfig, PostgresService
 
 
@@ -186,3 +187,98 @@ async def test_leftover_dead_connections_are_probed(postgres):
     answers = await asyncio.gather(*(service.execute_one("SELECT $1::int AS n", n) for n in range(9)))
     assert list(range(9)) == [row["n"] for row in answers]
     await service.on_shutdown()
+
+
+@pytest.fixture
+async def faulty(postgres):
+    """A service behind a network that fails on command."""
+    async with FaultProxy(postgres.dsn) as proxy:
+        config = PostgresConfig(
+            dsn=proxy.through(postgres.dsn),
+            pool_max_size=3,
+            command_timeout=0.5,
+            connect_timeout=0.5,
+            health_check_timeout=0.5,
+            stop_timeout=1,
+        )
+        service = PostgresService(config)
+        await service.on_startup()
+        await asyncio.gather(*(service.execute_query("SELECT pg_sleep(0.02)") for _ in range(3)))
+        yield service, proxy
+        started = time.monotonic()
+        await service.on_shutdown()
+        assert time.monotonic() - started < 2
+
+
+async def _recovers(service):
+    """Calls succeed again within the 10 s that are promised, and all of them from then on."""
+    async with asyncio.timeout(10):
+        while not await service.health_check():
+            await asyncio.sleep(0.05)
+    answers = await asyncio.gather(*(service.execute_one("SELECT $1::int AS n", n) for n in range(9)))
+    assert list(range(9)) == [row["n"] for row in answers]
+
+
+async def test_black_hole_costs_one_limit(faulty):
+    """A server that falls silent costs each call its limit; health says so, and all is well once it speaks again."""
+    service, proxy = faulty
+    await proxy.black_hole()
+    for _ in range(2):
+        started = time.monotonic()
+        with pytest.raises((ServiceTimeoutError, ConnectionFailedError)):
+            await service.execute_query("SELECT 1")
+        assert time.monotonic() - started < 1.5
+    assert not await service.health_check()
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_stop_during_a_black_hole_stays_in_budget(faulty):
+    """The fixture measures the stop; here the fault is simply never ended."""
+    service, proxy = faulty
+    await proxy.black_hole()
+    with pytest.raises(ServiceTimeoutError):
+        await service.execute_query("SELECT 1")
+
+
+@pytest.mark.parametrize("fault", ["reset", "refuse"])
+async def test_reset_connections_are_replaced(faulty, fault):
+    """A network that hangs up gives a retryable error at once, then recovers."""
+    service, proxy = faulty
+    await getattr(proxy, fault)()
+    with pytest.raises(ConnectionFailedError) as caught:
+        await service.execute_query("SELECT 1")
+    assert caught.value.retryable
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_reset_in_mid_answer_gives_no_half_result(faulty):
+    """An answer that breaks off is an error, never a shorter answer."""
+    service, proxy = faulty
+    await proxy.reset_after(5_000)
+    with pytest.raises(ConnectionFailedError):
+        await service.execute_query("SELECT repeat('x', 1000) FROM generate_series(1, 100)", timeout=5)
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_one_byte_per_second_is_a_timeout(faulty):
+    """A server that trickles is cut off at the limit."""
+    service, proxy = faulty
+    await proxy.slow(1)
+    with pytest.raises(ServiceTimeoutError):
+        await service.execute_query("SELECT 1")
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_transaction_in_a_black_hole(faulty):
+    """A commit that gets no answer is an error, and the connection is given up."""
+    service, proxy = faulty
+    with pytest.raises(ServiceTimeoutError):
+        async with service.transaction() as tx:
+            await tx.execute_query("SELECT 1")
+            await proxy.black_hole()
+    await proxy.pass_on()
+    await _recovers(service)

@@ -14,6 +14,7 @@ from svcframework.errors import (
     PluginError,
     ServiceTimeoutError,
 )
+from svcframework.testing.faults import FaultProxy
 from svcframework_redis import RedisConfig, RedisService
 
 
@@ -143,3 +144,88 @@ async def test_cancelled_release_gives_the_place_back(redis):
     with pytest.raises(asyncio.CancelledError):
         await giving_back
     assert 0 == len(pool._in_use_connections)
+
+
+@pytest.fixture
+async def faulty(valkey):
+    """A service behind a network that fails on command."""
+    async with FaultProxy(valkey.url) as proxy:
+        config = RedisConfig(
+            url=proxy.through(valkey.url),
+            max_connections=3,
+            timeout=0.3,
+            connect_timeout=0.3,
+            acquire_timeout=0.3,
+            stop_timeout=1,
+        )
+        service = RedisService(config)
+        await service.on_startup()
+        await asyncio.gather(*(service.incr("warm") for _ in range(6)))
+        yield service, proxy
+        started = time.monotonic()
+        await service.on_shutdown()
+        assert time.monotonic() - started < 2
+
+
+async def _recovers(service):
+    """Calls succeed again within the 10 s that are promised, and all of them from then on."""
+    async with asyncio.timeout(10):
+        while not await service.health_check():
+            await asyncio.sleep(0.05)
+    words = [f"word-{n}".encode() for n in range(9)]
+    assert words == await asyncio.gather(*(service.execute("ECHO", word) for word in words))
+
+
+async def test_black_hole_costs_one_limit(faulty):
+    """A server that falls silent costs each call its limit; health says so, and all is well once it speaks again."""
+    service, proxy = faulty
+    await proxy.black_hole()
+    for _ in range(2):
+        started = time.monotonic()
+        with pytest.raises(ServiceTimeoutError):
+            await service.get("k")
+        assert time.monotonic() - started < 1
+    assert not await service.health_check()
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_stop_during_a_black_hole_stays_in_budget(faulty):
+    """The fixture measures the stop; here the fault is simply never ended."""
+    service, proxy = faulty
+    await proxy.black_hole()
+    with pytest.raises(ServiceTimeoutError):
+        await service.get("k")
+
+
+@pytest.mark.parametrize("fault", ["reset", "refuse"])
+async def test_reset_connections_are_replaced(faulty, fault):
+    """A network that hangs up gives a retryable error at once, then recovers."""
+    service, proxy = faulty
+    await getattr(proxy, fault)()
+    with pytest.raises(ConnectionFailedError) as caught:
+        await service.get("k")
+    assert caught.value.retryable
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_reset_in_mid_answer_gives_no_half_result(faulty):
+    """An answer that breaks off is an error, never a shorter value."""
+    service, proxy = faulty
+    await service.set("big", "x" * 100_000)
+    await proxy.reset_after(5_000)
+    with pytest.raises(ConnectionFailedError):
+        await service.get("big")
+    await proxy.pass_on()
+    await _recovers(service)
+
+
+async def test_one_byte_per_second_is_a_timeout(faulty):
+    """A server that trickles is cut off at the limit."""
+    service, proxy = faulty
+    await proxy.slow(1)
+    with pytest.raises(ServiceTimeoutError):
+        await service.get("k")
+    await proxy.pass_on()
+    await _recovers(service)

@@ -13,11 +13,19 @@ from svcframework_redis.config import RedisConfig
 
 
 class ConnectionPool(BlockingConnectionPool):
-    """redis-py's pool, whose release can't be cut off.
+    """redis-py's pool, without two of its faults.
 
     The driver closes a connection whose command was cancelled, but it may have to wait for a lock to put it back: a
-    cancellation there would lose the place in the pool for ever.
+    cancellation there would lose the place in the pool for ever. And it doesn't see that an idle connection was reset:
+    the next command would fail inside asyncio with an AttributeError.
     """
+
+    async def ensure_connection(self, connection: Any) -> None:
+        """Connect if need be, also when the server has reset the connection."""
+        writer = connection._writer  # noqa: SLF001 - the driver has no other way to ask
+        if writer is not None and writer.is_closing():
+            await connection.disconnect()
+        await super().ensure_connection(connection)
 
     async def release(self, connection: Any) -> None:
         """Put a connection back, whatever happens to the caller."""
