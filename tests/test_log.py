@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import subprocess
 import sys
 import time
 import uuid
@@ -98,6 +99,18 @@ def test_a_logger_notices_a_new_level() -> None:
     assert [("warning", "info"), ("debug", "debug"), ("warning", "debug")] == found
 
 
+def test_structlog_loads_with_the_first_event() -> None:
+    """Making loggers and decorating methods is free of it, and of rich."""
+    program = (
+        "import sys; from svcframework import errorhandling, methods\n"
+        "from svcframework.log import ServiceLogger\n"
+        "ServiceLogger('cache').bind(shard=1); print({'structlog', 'rich', 'tenacity'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+
+    assert "set()" == done.stdout.strip()
+
+
 def test_an_unknown_level_is_refused() -> None:
     """The error lists the levels there are."""
     with pytest.raises(ValueError, match="debug, info, warning, error, critical"):
@@ -147,7 +160,7 @@ def test_context_fields_are_in_every_event(lines: Callable[[], list[dict[str, An
 def test_fields_may_have_any_name(lines: Callable[[], list[dict[str, Any]]]) -> None:
     """Names that structlog, Python or the pipeline use themselves collide with nothing."""
     names = ("event", "level", "timestamp", "method_name", "self", "name", "logger", "exc_info_", "stack_info")
-    ServiceLogger("cache").info("stored", **dict.fromkeys(names, 1))
+    ServiceLogger("cache").bind(**dict.fromkeys(names, 2)).info("stored", **dict.fromkeys(names, 1))
 
     (event,) = lines()
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from svcframework import retry
 from svcframework.deadlines import deadline
@@ -287,6 +289,23 @@ def test_test_mode_switches_waiting_off() -> None:
     assert 2 + 21 == backend.calls
     with pytest.raises(ValueError, match="give 1 or more"), retry.testing(attempts=0):
         pass
+
+
+@given(st.integers(0, 6), st.integers(0, 8), st.integers(0, 5), st.booleans())
+def test_attempts_never_exceed_what_is_allowed(max_retries: int, failures: int, burst: int, retryable: bool) -> None:
+    """However many failures, retries and tokens: no attempt too many, none too few, and the budget adds up."""
+    budget = RetryBudget(ratio=0.0, burst=burst)
+    backend = Flaky(failures, ConnectionFailedError("down") if retryable else AuthenticationFailedError("refused"))
+    call = retry_on_failure(max_retries=max_retries, delay=0.0, budget=budget)(backend)
+    allowed = min(max_retries, burst) if retryable else 0
+    if failures <= allowed:
+        assert "done" == call()
+    else:
+        with pytest.raises((ConnectionFailedError, AuthenticationFailedError)):
+            call()
+
+    assert min(failures, allowed) + 1 == backend.calls
+    assert float(burst if failures <= allowed else burst - allowed) == budget.tokens
 
 
 def test_generators_are_refused() -> None:

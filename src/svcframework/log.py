@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import structlog
 
 from svcframework import events
 from svcframework._redaction import MASK, redact, redact_field, redact_text
@@ -92,12 +91,12 @@ class ServiceLogger:
     _chain: list[Any]
     _processors: object
 
-    def __init__(self, service: str, *, version: str | None = None, **bound: Any) -> None:
+    def __init__(self, /, service: str, *, version: str | None = None, **bound: Any) -> None:
         fields = {"service": service, **({} if version is None else {"version": version}), **bound}
         self._fields = {key: redact_field(key, value) for key, value in fields.items()}
         self._generation, self._threshold, self._processors = -1, DEBUG, _NOTHING
 
-    def bind(self, **fields: Any) -> ServiceLogger:
+    def bind(self, /, **fields: Any) -> ServiceLogger:
         """A logger with further fields in every event; this one stays as it is."""
         return ServiceLogger(**{**self._fields, **fields})
 
@@ -131,7 +130,7 @@ class ServiceLogger:
             self._emit(CRITICAL, "critical", event, fields)
 
     def _emit(self, level: int, name: str, event: str, fields: dict[str, Any]) -> None:
-        config = structlog.get_config()
+        config = _structlog().get_config()
         # The identity of the list is structlog's own sign of a new configuration: see structlog.testing.capture_logs.
         if config["processors"] is not self._processors or self._generation != _pipeline.generation:
             self._connect(config)
@@ -151,6 +150,7 @@ class ServiceLogger:
     def _connect(self, config: dict[str, Any]) -> None:
         """Take up the application's configuration of structlog, or our own where there is none."""
         self._processors, self._generation = config["processors"], _pipeline.generation
+        structlog = _structlog()
         ours = not structlog.is_configured()
         wrapper: Any = structlog.make_filtering_bound_logger(INFO) if ours else config["wrapper_class"]
         self._wrapper = wrapper
@@ -160,6 +160,13 @@ class ServiceLogger:
 
     def __repr__(self) -> str:
         return f"<ServiceLogger {self._fields['service']!r}>"
+
+
+def _structlog() -> Any:
+    """Loads with the first event: structlog brings rich along, where that is installed."""
+    import structlog  # noqa: PLC0415 - see above
+
+    return structlog
 
 
 def error_fields(error: BaseException, *, frames: bool = True) -> dict[str, Any]:
@@ -223,6 +230,7 @@ def configure_logging(level: Level = "info", *, json: bool | None = None, stream
     """
     if level.lower() not in _LEVELS:
         raise ValueError(f"configure_logging({level!r}): the level must be one of {', '.join(_LEVELS)}")
+    structlog = _structlog()
     structlog.configure(
         processors=_processors_for(stream, json=json),
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.lower()]),

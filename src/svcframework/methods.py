@@ -98,7 +98,9 @@ def service_method(
 
     Counts into `self.metrics` and logs to `self.logger`; a function that has no `self`, or one without metrics,
     counts into metrics of its own (`function.metrics`). A cancelled call is neither a success nor an error. The log
-    names the arguments, never their values. Goes above or below `@retry_on_failure` and `@inject_service`.
+    names the arguments, never their values. Generators are timed from their first item to their end, and have no
+    span: one must not stay open while the caller does something else. Goes above or below `@retry_on_failure` and
+    `@inject_service`.
 
     Args:
         function: What is decorated, in the bare form: sync, async, a generator or an async generator.
