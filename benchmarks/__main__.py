@@ -15,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks import many
+from benchmarks.goals import verdicts
 from benchmarks.measure import Timing, compile_once, race
-from benchmarks.report import Result, Run, as_json, as_markdown
+from benchmarks.report import OURS, Result, Run, as_json, as_markdown
 from benchmarks.workloads import ROWS, Adapter, Operation, Row, fresh_graph
 
 MODULES = (
@@ -37,7 +38,7 @@ START_TABLE = "Start"
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Run what the command line says; 1 when svcframework itself fails a check."""
     options = parse()
     run = asyncio.run(compare(options))
     markdown = as_markdown(run)
@@ -47,7 +48,8 @@ def main() -> int:
             path.write_text(text, encoding="utf-8")
     if options.markdown is None:
         print(markdown)
-    return 0
+    progress("\n".join(verdicts(run)))
+    return 1 if any(name == OURS for name, _, _ in run.skipped) else 0
 
 
 def parse() -> argparse.Namespace:
@@ -137,7 +139,8 @@ async def compare_row(row: Row, adapters: list[Adapter], run: Run, options: argp
         timings = await race(operations, baseline=row.baseline, rounds=options.rounds, seconds=options.seconds)
     shown = "beyond" if row.over_baseline else "percent" if row.percent else "ratio"
     unit = "µs" if row.percent else "ns"
-    run.results[row.key] = Result(row.title, TABLES[row.key], timings, unit=unit, shown=shown, notes=notes)
+    if timings:
+        run.results[row.key] = Result(row.title, TABLES[row.key], timings, unit=unit, shown=shown, notes=notes)
 
 
 async def compare_many(adapters: list[Adapter], run: Run, options: argparse.Namespace) -> None:

@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.measure import Timing, in_clean_process, summarise
-from benchmarks.workloads import Adapter, check_built, many_services
+from benchmarks.workloads import MEMORY_SERVICES, Adapter, check_built, many_services
 
 Report = Callable[[str, str, BaseException], None]
 Times = dict[str, list[float]]
-
-MEMORY_SERVICES = 300  # few, because some libraries take minutes for a thousand under tracemalloc
 
 
 def build_times(adapters: Sequence[Adapter], *, count: int, rounds: int, budget: float, failed: Report) -> Times:

@@ -96,6 +96,8 @@ async def race(
         rounds: Times that each has its turn; the order rotates, so that nobody always runs after the same one.
         seconds: CPU seconds of one turn.
     """
+    if not contestants:
+        return {}
     loops = {name: compile_loop(operation) for name, operation in contestants.items()}
     counts = {name: await calibrate(loop, seconds) for name, loop in loops.items()}
     times: dict[str, list[float]] = {name: [] for name in loops}
@@ -136,6 +138,8 @@ def _timing(taken: Sequence[float], base: Sequence[float] | None) -> Timing:
 def in_clean_process(source: str) -> float:
     """The number that the source prints last, run by this interpreter in a process of its own."""
     done = subprocess.run(  # noqa: S603 - the source is ours
-        [sys.executable, "-c", source], check=True, capture_output=True, text=True
+        [sys.executable, "-c", source], check=False, capture_output=True, text=True
     )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
     return float(done.stdout.split()[-1])

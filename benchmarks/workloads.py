@@ -82,6 +82,8 @@ def require(condition: object, what: str) -> None:
         raise WrongResultError(what)
 
 
+MEMORY_SERVICES = 300  # few, because some libraries take minutes for a thousand under tracemalloc
+
 # --- graphs ---------------------------------------------------------------------------------------------
 
 

@@ -131,11 +131,12 @@ async def web_singleton() -> AsyncIterator[Operation]:
     from fastapi import FastAPI, Response  # noqa: PLC0415 - the limit of the other rows needs no FastAPI
 
     graph = fresh_graph("hand_web_singleton")
-    app, services, handle = FastAPI(), Wired(graph), graph.singleton_endpoint(Response(status_code=204))
+    app, services, probe, response = FastAPI(), Wired(graph), graph.probe, Response(status_code=204)
 
     @app.get("/")
     async def endpoint() -> Any:
-        return await handle(services.a, services.b)
+        probe.seen = (services.a, services.b)
+        return response
 
     async with running(app) as state:
         yield Operation("await request()", {"request": requester(app, state)}, graph)
@@ -147,7 +148,7 @@ async def web_scoped() -> AsyncIterator[Operation]:
     from fastapi import FastAPI, Response  # noqa: PLC0415 - the limit of the other rows needs no FastAPI
 
     graph = fresh_graph("hand_web_scoped")
-    app, handle = FastAPI(), graph.scoped_endpoint(Response(status_code=204))
+    app, probe, response = FastAPI(), graph.probe, Response(status_code=204)
     opened_h, opened_i = contextmanager(graph.open_h), asynccontextmanager(graph.open_i)
     C, D, E, F, G = graph.C, graph.D, graph.E, graph.F, graph.G  # noqa: N806 - they are classes
 
@@ -160,7 +161,10 @@ async def web_scoped() -> AsyncIterator[Operation]:
         g = G(c, d, e, f)
         with opened_h(c, d) as h:
             async with opened_i(e, f) as i:
-                return await handle(c, c, c, d, d, e, f, g, h, i)
+                if probe.fail:
+                    raise graph.HandlerError
+                probe.seen = (c, c, c, d, d, e, f, g, h, i)
+                return response
 
     async with running(app) as state:
         yield Operation("await request()", {"request": requester(app, state)}, graph)

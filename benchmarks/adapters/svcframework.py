@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from benchmarks.asgi import requester, running
-from benchmarks.workloads import Adapter, Built, Operation, Services, Started, fresh_graph
+from benchmarks.workloads import Adapter, Built, Operation, Services, Started, fresh_graph, require
 from svcframework import (
     BaseService,
     ServiceContainer,
     ServiceHost,
-    ServiceLogger,
-    configure_logging,
     inject_service,
     providers,
     retry_on_failure,
     service_method,
 )
+from svcframework._types import ServiceState
+from svcframework.log import ServiceLogger, configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,10 +69,10 @@ def transients(graph: ModuleType) -> ServiceHost:
 
 @asynccontextmanager
 async def resolve() -> AsyncIterator[Operation]:
-    """An attribute of the host's namespace."""
+    """The table of the host's services."""
     graph = fresh_graph("svcframework_resolve")
     async with singletons(graph) as host:
-        yield Operation("services.b", {"services": host.services}, graph)
+        yield Operation("services[B]", {"services": host.services, "B": graph.B}, graph)
 
 
 @asynccontextmanager
@@ -134,7 +134,7 @@ async def scoped_dynamic() -> AsyncIterator[Operation]:
 
 @asynccontextmanager
 async def transient() -> AsyncIterator[Operation]:
-    """An attribute of the host's namespace, new each time."""
+    """Asked by type; new each time."""
     graph = fresh_graph("svcframework_transient")
     async with transients(graph) as host:
         yield Operation("host[T5]", {"host": host, "T5": graph.T5}, graph)
@@ -236,12 +236,16 @@ async def start(count: int, seconds: float) -> Started:
         async def on_startup(self) -> None:
             await anyio.sleep(seconds)
 
-    kind = Slow if seconds else Empty
+    kind: Any = Slow if seconds else Empty
     host = ServiceHost(container_of({f"s{number}": providers.Service(kind) for number in range(count)}))
     host.build()
     clock, cpu = time.perf_counter(), time.process_time()
     async with host:
-        return Started(time.perf_counter() - clock, time.process_time() - cpu)
+        started = Started(time.perf_counter() - clock, time.process_time() - cpu)
+        states = {host[f"s{number}"].state for number in range(count)}
+        require(states == {ServiceState.RUNNING}, f"after the start the services are {states}")
+        require(started.clock >= seconds, "the start didn't wait for the services")
+    return started
 
 
 ADAPTER = Adapter(
