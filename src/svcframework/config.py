@@ -5,6 +5,7 @@ Nothing is read when this module is imported, nor when a manager is made: the fi
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -476,10 +477,10 @@ def _as_settings_read(model: type[BaseModel], layer: Layer) -> Layer:
     try:
         tree = source()
     except SettingsError as error:
-        reason = str(error).partition(" from source")[0]
+        unparsed = str(error)
         tree = None
     if tree is None:
-        raise ConfigurationError(f"Configuration {model.__name__}", [f"{reason}; it comes from: {layer.title}"])
+        raise _unparsed(model, unparsed, layer.title)
     prefix = str(model.model_config.get("env_prefix", "")).lower()
     places: dict[Steps, str] = {(name,): layer.places.get(steps_of(prefix + name), layer.title) for name in tree}
     return Layer(layer.title, tree, places, layer.variables)
@@ -487,9 +488,24 @@ def _as_settings_read(model: type[BaseModel], layer: Layer) -> Layer:
 
 def _build_settings(model: type[ModelT], data: dict[str, Any]) -> ModelT:
     """The model from what we found; what is left open its own sources may fill."""
+    from pydantic_settings import SettingsError  # noqa: PLC0415 - as above
+
     by_name = bool(model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name"))
     aliases = {name: alias for alias, name in reversed(spellings(model).items()) if alias != name and not by_name}
-    return model(**{aliases.get(name, name): value for name, value in data.items()})
+    try:
+        return model(**{aliases.get(name, name): value for name, value in data.items()})
+    except SettingsError as error:
+        unparsed = str(error)
+    raise _unparsed(model, unparsed, "the model's own sources")
+
+
+def _unparsed(model: type[BaseModel], message: str, where: str) -> ConfigurationError:
+    """Text that should have been JSON. The error of pydantic-settings has the text as its cause."""
+    found = re.search(r'field "(\w+)"', message)
+    name = found[1] if found else "a setting"
+    variable = f"{model.model_config.get('env_prefix', '')}{name}".upper()
+    reason = f"{name} ({variable}) must be JSON; it comes from: {where}"
+    return ConfigurationError(f"Configuration {model.__name__}: 1 problem", [reason])
 
 
 # --- the current configuration --------------------------------------------------------------------------
