@@ -135,7 +135,7 @@ def test_what_trying_again_cannot_help_is_raised_at_once(error: Exception) -> No
 
 
 async def test_a_cancellation_is_never_retried() -> None:
-    """A cancelled attempt or wait ends the call, and nothing calls the backend again."""
+    """A cancelled attempt ends the call, and nothing calls the backend again."""
     calls = 0
 
     @retry_on_failure(max_retries=5, delay=0.0)
@@ -152,6 +152,22 @@ async def test_a_cancellation_is_never_retried() -> None:
 
     assert scope.cancelled_caught
     assert 2 == calls
+
+
+async def test_a_cancelled_wait_ends_the_call() -> None:
+    """While it waits for the next attempt, a call can be cancelled like any other."""
+    backend = Flaky(99)
+
+    @retry_on_failure(delay=50.0, jitter=False)
+    async def fetch() -> str:
+        return backend()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(fetch)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+
+    assert 1 == backend.calls
 
 
 async def test_no_wait_exceeds_the_callers_deadline() -> None:
