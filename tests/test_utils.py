@@ -118,12 +118,28 @@ def test_path_leads_to_a_value_or_to_the_default(path, expected):
     assert expected == safe_get_dict_value(data, path, "?")
 
 
-@given(TREES, st.text("abc.01-", max_size=6))
-def test_any_path_in_any_tree_is_safe(tree, path):
-    """No path and no data makes it raise."""
-    default = object()
+@given(TREES)
+def test_every_value_is_reached_by_its_path(tree):
+    """A sequence of the keys and indexes leads to each value of any tree, and to the default one step further."""
+    for path, value in _paths(tree):
+        assert value is safe_get_dict_value(tree, path)
+        assert "?" == safe_get_dict_value(tree, (*path, "absent"), "?")
 
-    assert safe_get_dict_value(tree, path, default) is not None or path
+
+@given(TREES, st.text("abc.01-", max_size=6))
+def test_any_dotted_path_leads_to_a_value_or_to_the_default(tree, path):
+    """No path and no data makes it raise, and what it gives is in the tree or the default."""
+    default = object()
+    found = safe_get_dict_value(tree, path, default)
+
+    assert found is default or any(found is value for _, value in _paths(tree))
+
+
+def _paths(tree, above=()):
+    yield above, tree
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for step, child in children:
+        yield from _paths(child, (*above, step))
 
 
 @given(DICTS, DICTS)
