@@ -1,4 +1,4 @@
-"""One throwaway server for all tests of the plugin, and one each for those that kill it."""
+"""The server that tests share, and one of its own for each that kills it."""
 
 import pytest
 
@@ -11,10 +11,10 @@ def anyio_backend():
     return "asyncio"  # the driver's only one
 
 
-@pytest.fixture(scope="session")
-async def valkey():
-    async with running(EmbeddedValkey()) as server:
-        yield server
+@pytest.fixture
+def valkey(valkey_server):
+    """The server of the whole test run."""
+    return valkey_server
 
 
 @pytest.fixture

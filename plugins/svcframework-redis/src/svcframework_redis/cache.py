@@ -10,7 +10,12 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from svcframework._types import HealthResult
-from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
+from svcframework.errors import (
+    ConnectionFailedError,
+    DeadlineExceededError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
 from svcframework.methods import service_method
 from svcframework.service import BaseService
 from svcframework_redis.backend import Key, RedisCache
@@ -19,6 +24,8 @@ from svcframework_redis.local import LocalCache
 from svcframework_redis.service import RedisService
 
 T = TypeVar("T")
+
+_AWAY = (ConnectionFailedError, ServiceTimeoutError, ServiceUnavailableError)  # the last: it has not been started
 
 _MISSING: Any = object()  # None is a value like any other
 _CALLED_OFF: Any = object()  # the one who made the value was cancelled; another caller takes over
@@ -64,7 +71,7 @@ class CacheService(BaseService[CacheConfig]):
         timeout = self.config.health_check_timeout * 0.9
         try:
             await self._redis.ping(timeout=timeout)
-        except (ConnectionFailedError, ServiceTimeoutError) as error:
+        except _AWAY as error:
             message = f"no cache, calls go to the source: {error}"
             found = HealthResult.degraded if self.config.degrade else HealthResult.unhealthy
             return found(message, skipped=self._skipped, local=len(self._local))
@@ -210,7 +217,7 @@ class CacheService(BaseService[CacheConfig]):
             result = await call
         except DeadlineExceededError:
             raise  # the caller's time is up, for the source as well
-        except (ConnectionFailedError, ServiceTimeoutError) as error:
+        except _AWAY as error:
             if not self.config.degrade:
                 raise
             self._away(error)
