@@ -88,7 +88,7 @@ class ServiceHost:
         self.get = self._resolver.table.__getitem__
         self._lifecycle: Lifecycle | None = None
         self._problems: list[Problem] = []
-        self._is_read = False
+        self._is_read = self._is_initialized = False
         self._body: anyio.CancelScope | None = None
         self._token: Token[Resolver | None] | None = None
         self._background: _Background | None = None
@@ -259,6 +259,48 @@ class ServiceHost:
         added = self.registry.register(descriptor)
         self._resolver.invalidate()
         return added
+
+    def create(self, target: Callable[..., T], /, **arguments: Any) -> T:
+        """A new instance of a class that need not be registered, its constructor wired from this host.
+
+        Args:
+            target: A class or function.
+            arguments: Constructor arguments that are given.
+
+        Raises:
+            WiringError: A parameter can be answered by nothing.
+        """
+        descriptor = ServiceDescriptor.describe(
+            target, name="created", lifetime=Lifetime.TRANSIENT, kwargs=arguments, at=Location.of_caller()
+        )
+        node, problems = self.graph.wire_one(descriptor)
+        if problems:
+            raise WiringError(problems, subject=self.name)
+        return cast("T", self._resolver.construct(node))
+
+    def initialize(self, config: Any = None) -> None:
+        """Give each service its section of a settings object, validate all, and build all; once.
+
+        Args:
+            config: An object or mapping with a section per service, by the service's name or its config's prefix.
+
+        Raises:
+            WiringError: Anything is wrong, settings included.
+        """
+        if self._is_initialized:
+            return
+        self._read()
+        for name, descriptor in list(self.registry.descriptors.items()) if config is not None else ():
+            prefix = getattr(getattr(descriptor.provides, "config_type", None), "prefix", "")
+            section = _section(config, name) or _section(config, prefix)
+            if section is not None and descriptor.config is None:
+                self.registry.replace(name, config=section)
+        self._resolver.invalidate()
+        self.validate()
+        deferred = self._resolver.deferred
+        with self._settings():
+            self._resolver.build_all(n for n, node in self.graph.nodes.items() if node.is_singleton and n not in deferred)
+        self._is_initialized = True
 
     # --- wiring ---------------------------------------------------------------------------------------
 
@@ -758,6 +800,13 @@ class _Background:
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._done.wait()
+
+
+def _section(config: Any, name: str) -> Any:
+    """A part of a settings object or mapping."""
+    if not name:
+        return None
+    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
 
 
 def _container_name(container: Any) -> str:

@@ -70,7 +70,8 @@ class Resolver:
     """Builds and hands out the instances of one graph. Lives as long as its host; any thread may ask."""
 
     def __init__(self, wire: Callable[[], Graph], *, host: Any, attach: Callable[[BaseService[Any], str], None]) -> None:
-        self._wire, self._host, self._attach = wire, host, attach
+        self._wire, self._attach = wire, attach
+        self.host = host
         self.lock = threading.RLock()
         self.space = Namespace(self)
         self.table = Table(self)

@@ -114,6 +114,10 @@ class Graph:
         """
         return self._wiring.resolve(want, parameter)
 
+    def wire_one(self, descriptor: ServiceDescriptor) -> tuple[Node, list[Problem]]:
+        """Wire something that is not registered; its problems are its own."""
+        return self._wiring.one(descriptor)
+
     def depth(self, level: str) -> int:
         """How deep a scope level lies: 1 is the longest-lived."""
         return self._wiring.scopes[level]
@@ -181,6 +185,14 @@ class _Wiring:
         self.check_names()
         self.order()
         self.check_lifetimes()
+
+    def one(self, descriptor: ServiceDescriptor) -> tuple[Node, list[Problem]]:
+        """A node beside the graph."""
+        before, self.problems = self.problems, []
+        try:
+            return self.node(descriptor), self.problems
+        finally:
+            self.problems = before
 
     # --- one service ----------------------------------------------------------------------------------
 
