@@ -11,6 +11,7 @@ class TestEmbeddedPostgresConformance(ServiceConformance):
 class TestExternalPostgresConformance(ServiceConformance):
     service = EmbeddedPostgres
     server = "postgres_server"
+    settings = {"connect_timeout": 0.5, "health_check_timeout": 0.5}
 
 
 class TestEmbeddedValkeyConformance(ServiceConformance):
@@ -20,3 +21,4 @@ class TestEmbeddedValkeyConformance(ServiceConformance):
 class TestExternalValkeyConformance(ServiceConformance):
     service = EmbeddedValkey
     server = "valkey_server"
+    settings = {"connect_timeout": 0.5, "health_check_timeout": 0.5}

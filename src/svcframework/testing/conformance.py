@@ -19,7 +19,7 @@ import secrets
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -59,6 +59,12 @@ def deviates(reason: str) -> Callable[[FunctionT], FunctionT]:
     return mark
 
 
+def _with_server(function: FunctionT) -> FunctionT:
+    """A test that is only there for a service with a server."""
+    function.__needs_server__ = True  # type: ignore[attr-defined]  # read below
+    return function
+
+
 class ServiceConformance:
     """The tests that every service of every plugin passes, on each event loop it supports.
 
@@ -71,6 +77,8 @@ class ServiceConformance:
     """The class under test."""
     server: ClassVar[str | None] = None
     """The name of a fixture whose value has a `url` or `dsn`; None for a service without a server."""
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings of each service under test, e.g. shorter timeouts."""
     address_setting: ClassVar[str | None] = None
     """The setting that takes the address; found by itself when it is `url`, `dsn`, `endpoint` or `base_url`."""
     distribution: ClassVar[Path | None] = None
@@ -83,6 +91,9 @@ class ServiceConformance:
             if replaced and not hasattr(vars(cls)[name], "__deviates__"):
                 msg = f"{cls.__name__}.{name} replaces a conformance test; give it another name or @deviates('reason')"
                 raise TypeError(msg)
+        for name, test in vars(ServiceConformance).items():
+            if hasattr(test, "__needs_server__") and name not in vars(cls):
+                setattr(cls, name, test if cls.server is not None else None)  # None: pytest doesn't see it
 
     # --- what a plugin may override ---------------------------------------------------------------------
 
@@ -93,9 +104,8 @@ class ServiceConformance:
             address: The server's, or that of a fault proxy before it; None for a service without a server.
             settings: Further settings; they win.
         """
-        if address is not None:
-            settings = {self._address_setting(): address, **settings}
-        return self.service(self.service.config_type(**settings))
+        given = {} if address is None else {self._address_setting(): address}
+        return self.service(self.service.config_type(**{**given, **self.settings, **settings}))
 
     def without_credentials(self, address: str, secret: str) -> str:
         """The address with `secret` in the place of its password. For the tests of secrets."""
@@ -117,9 +127,8 @@ class ServiceConformance:
 
     @pytest.fixture
     def server_address(self, address: str | None) -> str:
-        """Where the server is; skips the test of a service without one."""
-        if address is None:
-            pytest.skip("the service has no server")
+        """Where the server is, for tests that are only there when there is one."""
+        assert address is not None
         return address
 
     @pytest.fixture
@@ -191,6 +200,7 @@ class ServiceConformance:
             pass
         assert not await service.health_check()
 
+    @_with_server
     async def test_health_turns_when_the_server_is_silent_and_recovers(self, server_address: str) -> None:
         """A black hole is found within the check's timeout; afterwards the service recovers without a restart."""
         async with FaultProxy(server_address) as proxy:
@@ -204,6 +214,7 @@ class ServiceConformance:
                     while not await service.health_check():
                         await anyio.sleep(0.05)
 
+    @_with_server
     async def test_recovers_after_a_reset(self, server_address: str) -> None:
         """Broken connections are replaced: the service is healthy again without a restart."""
         async with FaultProxy(server_address) as proxy:
@@ -217,6 +228,7 @@ class ServiceConformance:
 
     # --- faults -----------------------------------------------------------------------------------------
 
+    @_with_server
     @pytest.mark.parametrize("fault", ["black_hole", "refuse", "reset"])
     async def test_start_fails_in_time_when_the_server_cannot_be_reached(self, server_address: str, fault: str) -> None:
         """A typed error within 5 s, and a stop that cleans up after it."""
@@ -226,6 +238,7 @@ class ServiceConformance:
                 with pytest.raises(ServiceFrameworkError):
                     await life.start(within=PATIENCE + _SLACK)
 
+    @_with_server
     async def test_start_can_be_cancelled(self, server_address: str) -> None:
         """A start that hangs is given up at once when it is asked to stop."""
         async with FaultProxy(server_address) as proxy:
@@ -237,6 +250,7 @@ class ServiceConformance:
                         await anyio.sleep(0.005)
                 await life.stop()
 
+    @_with_server
     @pytest.mark.parametrize("fault", ["black_hole", "refuse", "reset"])
     async def test_stop_during_a_fault_stays_in_budget(self, server_address: str, fault: str) -> None:
         """The stop ends within the config's `stop_timeout` though the server doesn't cooperate."""
@@ -256,6 +270,7 @@ class ServiceConformance:
         shown = [repr(service), str(service), repr(service.config), str(service.config)]
         assert [] == [text for text in shown if canary in text]
 
+    @_with_server
     async def test_secrets_stay_out_of_errors_and_logs(
         self, server_address: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
     ) -> None:
