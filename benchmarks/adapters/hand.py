@@ -194,18 +194,14 @@ def build(services: Services) -> Built:
 async def start(count: int, seconds: float) -> Started:
     """A task per service in one task group: what starting costs without a framework."""
 
-    async def service(*, task_status: Any) -> None:
+    async def service() -> None:
         if seconds:
             await anyio.sleep(seconds)
-        task_status.started()
-
-    async def run(group: Any) -> None:
-        await group.start(service)
 
     clock, cpu = time.perf_counter(), time.process_time()
-    async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+    async with anyio.create_task_group() as group:
         for _ in range(count):
-            inner.start_soon(run, outer)
+            group.start_soon(service)
     return Started(time.perf_counter() - clock, time.process_time() - cpu)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import ModuleType
 
+configure_logging("warning")  # as in production; a line per host and row would drown the tables
 SCOPED_NAMES = {"c1": "c", "c2": "c", "c3": "c", "d1": "d", "d2": "d", **{name: name for name in "efghi"}}
 
 
@@ -69,15 +70,15 @@ def transients(graph: ModuleType) -> ServiceHost:
 
 @asynccontextmanager
 async def resolve() -> AsyncIterator[Operation]:
-    """The table of the host's services."""
+    """Asked by type, as one would on a hot path."""
     graph = fresh_graph("svcframework_resolve")
     async with singletons(graph) as host:
-        yield Operation("services[B]", {"services": host.services, "B": graph.B}, graph)
+        yield Operation("get(B)", {"get": host.get, "B": graph.B}, graph)
 
 
 @asynccontextmanager
 async def resolve_item() -> AsyncIterator[Operation]:
-    """Asked by type, as one would outside a hot path."""
+    """Asked by type, in the handier form."""
     graph = fresh_graph("svcframework_item")
     async with singletons(graph) as host:
         yield Operation("host[B]", {"host": host, "B": graph.B}, graph)
@@ -137,7 +138,7 @@ async def transient() -> AsyncIterator[Operation]:
     """Asked by type; new each time."""
     graph = fresh_graph("svcframework_transient")
     async with transients(graph) as host:
-        yield Operation("host[T5]", {"host": host, "T5": graph.T5}, graph)
+        yield Operation("get(T5)", {"get": host.get, "T5": graph.T5}, graph)
 
 
 @asynccontextmanager
@@ -206,7 +207,6 @@ async def retried() -> AsyncIterator[Operation]:
 @asynccontextmanager
 async def filtered() -> AsyncIterator[Operation]:
     """An event below the level of a bound logger."""
-    configure_logging("info")
     names = {"debug": ServiceLogger("orders").debug}
     yield Operation('debug("order read", order=1)', names, fresh_graph("svcframework_log"), is_statement=True)
 
@@ -222,7 +222,7 @@ def container_of(members: dict[str, Any]) -> Any:
 def build(services: Services) -> Built:
     """Declares, validates, compiles and resolves; constructors are wired by type."""
     host = ServiceHost(container_of({cls.__name__.lower(): providers.Service(cls) for cls in services.classes}))
-    host.build()
+    host.validate()
     return host, [host[cls] for cls in services.last]
 
 
@@ -238,7 +238,7 @@ async def start(count: int, seconds: float) -> Started:
 
     kind: Any = Slow if seconds else Empty
     host = ServiceHost(container_of({f"s{number}": providers.Service(kind) for number in range(count)}))
-    host.build()
+    host.validate()
     clock, cpu = time.perf_counter(), time.process_time()
     async with host:
         started = Started(time.perf_counter() - clock, time.process_time() - cpu)
