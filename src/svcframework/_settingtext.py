@@ -135,8 +135,15 @@ def _words(subject: Subject, error: ErrorDetails) -> str:
     message = re.sub(r"^(Input|Value|String|List|Tuple|URL|Data) should ", "must ", message)
     if not message.startswith("must "):
         message = f"is not valid: {message}"
-    # Only messages that a validator wrote itself can quote what they were given.
-    return _scrubbed(message, subject, error) if kind in {"value_error", "assertion_error"} else message
+    return message if kind in _CONSTRAINTS else _scrubbed(message, subject, error)
+
+
+_CONSTRAINTS = {
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number"),
+    *("too_short", "too_long", "string_too_short", "string_too_long", "string_pattern_mismatch"),
+    *("literal_error", "enum", "url_scheme"),
+}
+"""Kinds whose message has the rule and nothing of the value. All others, a validator's own above all, may quote it."""
 
 
 def _scrubbed(message: str, subject: Subject, error: ErrorDetails) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -474,12 +474,13 @@ def _as_settings_read(model: type[BaseModel], layer: Layer) -> Layer:
             return parse_env_vars(layer.variables, self.case_sensitive, self.env_ignore_empty, self.env_parse_none_str)
 
     source = _Variables(cast("type[BaseSettings]", model))
+    tree: dict[str, Any] = {}
+    unparsed = None
     try:
         tree = source()
     except SettingsError as error:
         unparsed = str(error)
-        tree = None
-    if tree is None:
+    if unparsed is not None:
         raise _unparsed(model, unparsed, layer.title)
     prefix = str(model.model_config.get("env_prefix", "")).lower()
     places: dict[Steps, str] = {(name,): layer.places.get(steps_of(prefix + name), layer.title) for name in tree}
@@ -543,7 +544,7 @@ def set_config_manager(manager: ConfigManager | None) -> None:
 
 
 @contextmanager
-def use_config_manager(manager: ConfigManager) -> Iterator[ConfigManager]:
+def use_config_manager(manager: ConfigManager) -> Generator[ConfigManager, None, None]:
     """Make this the configuration inside the block, for this task and what it starts; others don't see it."""
     token = _current.set(manager)
     try:

@@ -201,14 +201,14 @@ class _Import:
         started = time.perf_counter()
         try:
             service = metadata.EntryPoint(self._found.name, self._found.value, GROUP).load()
-            failure = _unfit(self._found, service)
+            plugin = LoadedPlugin(self._found, service, time.perf_counter() - started)
+            self._outcome = _unfit(self._found, service) or plugin
         except SystemExit as error:
             reason = f"its import ended the program (exit code {error.code!r})"
-            failure = PluginFailure(self._found, FailureKind.EXITED, reason, error=error)
+            self._outcome = PluginFailure(self._found, FailureKind.EXITED, reason, error=error)
         except BaseException as error:  # noqa: BLE001 - a boundary: a plugin may raise what it likes
             reason = f"its import raised {_told(error)}"
-            failure = PluginFailure(self._found, FailureKind.RAISED, reason, error=error)
-        self._outcome = failure or LoadedPlugin(self._found, service, time.perf_counter() - started)
+            self._outcome = PluginFailure(self._found, FailureKind.RAISED, reason, error=error)
 
 
 def _told(error: BaseException) -> str:
