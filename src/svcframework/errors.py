@@ -299,6 +299,22 @@ class DataValidationError(ServiceFrameworkError, ValueError):
         super().__init__("\n".join(lines + [f"  {path}: {what}" for path, what in problems.items()]))
 
 
+class UnsafePathError(ServiceFrameworkError, ValueError):
+    """A path could lead out of its root, or is no plain name; `path` is what was given, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"The path {path!a} {reason}; give a relative path of plain names, e.g. 'reports/may.csv'.")
+
+
+class FileTooLargeError(ServiceFrameworkError, ValueError):
+    """A file holds, or would hold, more than `limit` bytes."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.path, self.limit = path, limit
+        super().__init__(f"{path!a} has more than the {limit:,} bytes that are allowed")
+
+
 # --- words ----------------------------------------------------------------------------------------------
 
 

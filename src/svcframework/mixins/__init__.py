@@ -4,6 +4,7 @@ from svcframework.mixins.asyncoperations import AsyncOperationMixin
 from svcframework.mixins.common import CommonServiceBase
 from svcframework.mixins.configuration import ConfigurationMixin
 from svcframework.mixins.database import DatabaseOperationMixin, Page
+from svcframework.mixins.files import FileOperationMixin
 from svcframework.mixins.initialization import ServiceInitializationMixin
 from svcframework.mixins.metrics import MetricsMixin
 from svcframework.mixins.validation import ValidationMixin
@@ -13,6 +14,7 @@ __all__ = [
     "CommonServiceBase",
     "ConfigurationMixin",
     "DatabaseOperationMixin",
+    "FileOperationMixin",
     "MetricsMixin",
     "Page",
     "ServiceInitializationMixin",
