@@ -229,10 +229,10 @@ def build(services: Services) -> Built:
 async def start(count: int, seconds: float) -> Started:
     """As many independent services, each with a start of its own."""
 
-    class Empty(BaseService):
+    class Empty(BaseService[Any]):
         pass
 
-    class Slow(BaseService):
+    class Slow(BaseService[Any]):
         async def on_startup(self) -> None:
             await anyio.sleep(seconds)
 
