@@ -282,3 +282,32 @@ async def test_transaction_in_a_black_hole(faulty):
             await proxy.black_hole()
     await proxy.pass_on()
     await _recovers(service)
+
+
+async def test_cancellation_at_each_step_leaves_the_pool_whole(postgres):
+    """A call on a fresh pool, cancelled after 1, 2, 3, … turns of the loop, loses no place in it."""
+    service = PostgresService(PostgresConfig(pool_max_size=1, pool_min_size=0), server=postgres)
+    await service.on_startup()
+    cancelled = 0
+    for steps in range(60):
+        service.pool.shrink()
+        call = asyncio.create_task(service.execute_query("SELECT 1"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        cancelled += isinstance((await asyncio.gather(call, return_exceptions=True))[0], asyncio.CancelledError)
+        assert (await service.execute_one("SELECT $1::int AS n", steps))["n"] == steps
+    assert cancelled > 5
+    numbers = service.pool.statistics
+    assert (1, 1, 0, 0) == (numbers.size, numbers.idle, numbers.in_use, numbers.waiting)
+    await service.on_shutdown()
+
+
+async def test_server_with_a_closed_door_is_told_from_a_bad_statement(mortal_postgres):
+    """A connection that the server ends (an administrator, a restart) is a retryable connection error."""
+    service = PostgresService(PostgresConfig(pool_max_size=2), server=mortal_postgres)
+    await service.on_startup()
+    with pytest.raises(ConnectionFailedError):
+        await service.execute_query("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert (await service.execute_one("SELECT 1 AS n"))["n"] == 1
+    await service.on_shutdown()
