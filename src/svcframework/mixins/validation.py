@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
+from svcframework import utils
 from svcframework.errors import DataValidationError
 
 T = TypeVar("T")
@@ -40,36 +41,20 @@ class ValidationMixin:
             return _validate_struct(model, data, strict=strict)
         return _validate_pydantic(model, data, strict=strict)
 
-    def validate_required_fields(self, data: Mapping[str, Any], fields: Iterable[str]) -> None:
-        """Check that fields are there and hold something: not None, not an empty or blank text.
+    def validate_required_fields(
+        self, data: Mapping[str, Any], fields: Iterable[str], *, subject: str = "Input"
+    ) -> None:
+        """Check that fields have a value: not None, not blank text.
 
         Args:
             data: A mapping, nested ones included.
-            fields: Their dotted paths.
+            fields: Names or dotted paths.
+            subject: What the data is, for the message.
 
         Raises:
-            DataValidationError: Names every one that is missing or empty.
+            DataValidationError: Some are missing; `problems` has all of them.
         """
-        problems: dict[str, str] = {}
-        for path in fields:
-            found = _dig(data, path)
-            if found is _MISSING:
-                problems[path] = "is missing"
-            elif found is None or (isinstance(found, str) and not found.strip()):
-                problems[path] = "is empty"
-        if problems:
-            raise DataValidationError("required fields", problems)
-
-
-_MISSING = object()
-
-
-def _dig(data: object, path: str) -> object:
-    for step in path.split("."):
-        if not isinstance(data, Mapping) or step not in data:
-            return _MISSING
-        data = data[step]
-    return data
+        utils.validate_required_fields(data, fields, subject=subject)
 
 
 # --- pydantic and dataclasses ---------------------------------------------------------------------------
