@@ -113,7 +113,9 @@ class FactoryCode(Code):
     def made(self, node: Node) -> str:
         """Inline; what has to be closed or awaited needs a scope."""
         if node.descriptor.lifetime is Lifetime.SCOPED or _is_generator(node) or node.is_async:
-            raise ScopeError(f"{node.name!r} lives in a scope: enter `async with host.scope():`, or inject it into a function.")
+            raise ScopeError(
+                f"{node.name!r} lives in a scope: enter `async with host.scope():`, or inject it into a function."
+            )
         return self.call(node)
 
 
@@ -208,7 +210,9 @@ class PlanCode(Code):
             variable = f"v{len(self.local)}"
             generator = f"g{len(self.exits)}"
             self.lines.append(f"{generator} = {call}")
-            self.lines.append(f"{variable} = " + (f"await {generator}.__anext__()" if is_async else f"next({generator})"))
+            self.lines.append(
+                f"{variable} = " + (f"await {generator}.__anext__()" if is_async else f"next({generator})")
+            )
             self.exits.append((generator, is_async))
         else:
             call = self.call(node)
@@ -250,10 +254,17 @@ def compile_factory(instances: Instances, name: str) -> Callable[[], Any]:
         ScopeError: It can only be made in a scope.
     """
     code = FactoryCode(instances)
-    made = code.call(instances.node(name)) if not _is_generator(instances.node(name)) else code.made(instances.node(name))
+    made = (
+        code.call(instances.node(name)) if not _is_generator(instances.node(name)) else code.made(instances.node(name))
+    )
     if code.is_async:
         code.made(instances.node(name))
-    return cast("Callable[[], Any]", build(["def factory():", *code.lines, f" return {made}"], "factory", code.constants, label=f"factory of {name}"))
+    return cast(
+        "Callable[[], Any]",
+        build(
+            ["def factory():", *code.lines, f" return {made}"], "factory", code.constants, label=f"factory of {name}"
+        ),
+    )
 
 
 def compile_plan(
@@ -321,7 +332,9 @@ def _in_scope(code: PlanCode, kind: str, assign: list[str], passed: str) -> list
         call = [call[0].replace("return ", "result = ", 1)]
     body += call
     if publish:
-        body.append("if scope.exits: " + ("await scope.close()" if is_async else "unwind_now(reversed(scope.exits), None)"))
+        body.append(
+            "if scope.exits: " + ("await scope.close()" if is_async else "unwind_now(reversed(scope.exits), None)")
+        )
     for generator, generator_is_async in reversed(code.exits):
         body += [
             f"closing, {generator} = {generator}, None",
@@ -362,7 +375,7 @@ def _value_maker(name: str, wanted: type) -> Maker:
     def maker(scope: Scope) -> Any:
         return scope.value(name, wanted)
 
-    maker.is_async = False  # type: ignore[attr-defined] - what the Maker protocol asks for
+    maker.is_async = False  # type: ignore[attr-defined]  # what the Maker protocol asks for
     return cast("Maker", maker)
 
 

@@ -353,9 +353,13 @@ class _Registry(_OfCurrentHost):
         return known
 
 
-service_registry: ServiceRegistry = _Registry(lambda host: host.registry, "The registry of the current host.")  # type: ignore[assignment] - it forwards to one
-service_container: ServiceHost = _OfCurrentHost(lambda host: host, "What `register_*` declares: the current host's services.")  # type: ignore[assignment] - likewise
-service_health_monitor: HealthMonitor = _OfCurrentHost(lambda host: host.health, "The health monitor of the current host.")  # type: ignore[assignment] - likewise
+service_registry: ServiceRegistry = _Registry(lambda host: host.registry, "The registry of the current host.")  # type: ignore[assignment]  # it forwards to one
+service_container: ServiceHost = _OfCurrentHost(
+    lambda host: host, "What `register_*` declares: the current host's services."
+)  # type: ignore[assignment]  # likewise
+service_health_monitor: HealthMonitor = _OfCurrentHost(
+    lambda host: host.health, "The health monitor of the current host."
+)  # type: ignore[assignment]  # likewise
 service_factory = ServiceFactory()
 service_manager = ServiceManager()
 

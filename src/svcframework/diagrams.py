@@ -40,7 +40,9 @@ def tree(graph: Graph, states: Mapping[str, ServiceState], seconds: Mapping[str,
     def walk(name: str, indent: str, branch: str, below: str) -> None:
         again = name in shown
         shown.add(name)
-        lines.append(f"{indent}{branch}{_line(graph.nodes[name], states, seconds)}{' ↑' if again and edges[name] else ''}")
+        lines.append(
+            f"{indent}{branch}{_line(graph.nodes[name], states, seconds)}{' ↑' if again and edges[name] else ''}"
+        )
         if again:
             return
         targets = edges[name]

@@ -1,19 +1,18 @@
-"""ServiceHost: the running whole. It connects registry, resolver, lifecycle and health, which don't know one another."""
+"""ServiceHost, the running whole: it connects registry, resolver, lifecycle and health, which don't know one another."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import anyio
 
-from svcframework import _backend, diagrams
+from svcframework import diagrams
 from svcframework._signatures import Want, fits
-from svcframework._types import Lifetime, Location, Restart, ServiceState
-from svcframework.config import ConfigManager, ServiceConfig, get_config_manager, settings_origins, use_config_manager
+from svcframework._types import Lifetime, Location, ServiceState
+from svcframework.background import Background
+from svcframework.config import ConfigManager, get_config_manager, use_config_manager
 from svcframework.discovery import LoadedPlugin, PluginCatalogue
 from svcframework.errors import (
     IllegalStateError,
@@ -26,16 +25,17 @@ from svcframework.errors import (
 from svcframework.events import Event, EventBus
 from svcframework.health import HealthMonitor, HealthTarget
 from svcframework.injection import CURRENT, activate, deactivate
-from svcframework.lifecycle import Lifecycle, Unit
+from svcframework.lifecycle import Lifecycle
 from svcframework.problems import Problem, WiringError
-from svcframework.registry import NOTHING, ServiceDescriptor, ServiceRegistry, as_names
+from svcframework.registry import ServiceDescriptor, ServiceRegistry, as_names
 from svcframework.resolver import Resolver
 from svcframework.scopes import AMBIENT, Scope
 from svcframework.service import BaseService
-from svcframework.wiring import Graph, Node, wire
+from svcframework.units import Units
+from svcframework.wiring import Graph, wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
     from contextvars import Token
     from types import TracebackType
 
@@ -91,7 +91,7 @@ class ServiceHost:
         self._is_read = self._is_initialized = False
         self._body: anyio.CancelScope | None = None
         self._token: Token[Resolver | None] | None = None
-        self._background: _Background | None = None
+        self._background: Background | None = None
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -232,7 +232,12 @@ class ServiceHost:
         named = ServiceDescriptor.describe(type(instance), name=name, at=at or Location.of_caller())
         return self._add(
             ServiceDescriptor(
-                named.name, type(instance), instance=instance, groups=as_names(groups), declared_in=self.name, at=named.at
+                named.name,
+                type(instance),
+                instance=instance,
+                groups=as_names(groups),
+                declared_in=self.name,
+                at=named.at,
             )
         )
 
@@ -299,7 +304,9 @@ class ServiceHost:
         self.validate()
         deferred = self._resolver.deferred
         with self._settings():
-            self._resolver.build_all(n for n, node in self.graph.nodes.items() if node.is_singleton and n not in deferred)
+            self._resolver.build_all(
+                n for n, node in self.graph.nodes.items() if node.is_singleton and n not in deferred
+            )
         self._is_initialized = True
 
     # --- wiring ---------------------------------------------------------------------------------------
@@ -333,11 +340,15 @@ class ServiceHost:
             try:
                 loaded = self.catalogue.load([name])[name]
             except PluginError as error:
-                self._problems.append(Problem("plugin", f"plugin {name!r}: {error.reason}", None, (error.fix,), (name,)))
+                self._problems.append(
+                    Problem("plugin", f"plugin {name!r}: {error.reason}", None, (error.fix,), (name,))
+                )
                 continue
             if not isinstance(loaded, LoadedPlugin):
                 failure = loaded.as_error()
-                self._problems.append(Problem("plugin", f"plugin {name!r}: {failure.reason}", None, (failure.fix,), (name,)))
+                self._problems.append(
+                    Problem("plugin", f"plugin {name!r}: {failure.reason}", None, (failure.fix,), (name,))
+                )
             elif name not in self.registry:
                 at = Location.of(loaded.service)
                 self.registry.add(ServiceDescriptor.describe(loaded.service, name=name, declared_in="plugins", at=at))
@@ -376,7 +387,11 @@ class ServiceHost:
         """
         self._read()
         names = None if group is None else self.registry.group(group)
-        if self._lifecycle is None or self._lifecycle.state in {ServiceState.STOPPED, ServiceState.FAILED, ServiceState.REGISTERED}:
+        if self._lifecycle is None or self._lifecycle.state in {
+            ServiceState.STOPPED,
+            ServiceState.FAILED,
+            ServiceState.REGISTERED,
+        }:
             self._prepare()
         lifecycle = self.lifecycle
         activate(self._resolver)
@@ -402,7 +417,7 @@ class ServiceHost:
         singletons = [name for name, node in self.graph.nodes.items() if node.is_singleton]
         with self._settings():
             self._resolver.build_all(name for name in singletons if name not in deferred)
-        units = _Units(self._resolver, deferred)
+        units = Units(self._resolver, deferred)
         self._lifecycle = Lifecycle(
             [units.unit(self.graph.nodes[name]) for name in singletons],
             emit=self.events.emit,
@@ -607,7 +622,7 @@ class ServiceHost:
 
     def _watch_health(self) -> None:
         if self._background is None:
-            self._background = _Background(self.health.run, name="svcframework health monitor")
+            self._background = Background(self.health.run, name="svcframework health monitor")
 
     async def _end_background(self) -> None:
         background, self._background = self._background, None
@@ -643,163 +658,21 @@ class ServiceHost:
         return {
             "total_services": len(states),
             "running_services": sum(state.is_running for state in states.values()),
-            "healthy_services": sum(1 for name, state in states.items() if state.is_running and results.get(name, True)),
+            "healthy_services": sum(
+                1 for name, state in states.items() if state.is_running and results.get(name, True)
+            ),
             "state": self.state.value,
             "states": {name: state.value for name, state in states.items()},
             "start_times": dict(self._started_in()),
             "metrics": {
-                name: service.metrics.snapshot() for name, service in services.items() if isinstance(service, BaseService)
+                name: service.metrics.snapshot()
+                for name, service in services.items()
+                if isinstance(service, BaseService)
             },
         }
 
     def __repr__(self) -> str:
         return f"<ServiceHost {self.name!r} {self.state.value}>"
-
-
-class _Units:
-    """Describes services to the lifecycle."""
-
-    def __init__(self, resolver: Resolver, deferred: Collection[str]) -> None:
-        self._resolver, self._deferred = resolver, deferred
-        self._flat: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-
-    def unit(self, node: Node) -> Unit:
-        requires, wants = self._edges(node)
-        name, resolver = node.name, self._resolver
-        label = node.descriptor.label
-        common: dict[str, Any] = {"requires": tuple(requires), "wants": tuple(w for w in wants if w not in requires)}
-        if name in resolver.substitutes or node.descriptor.instance is not NOTHING:
-            return Unit(name, label, **common)
-        optional = node.descriptor.optional
-        if name in self._deferred:
-            opened = _Opened(resolver, node)
-            return Unit(name, label, startup=opened.open, run=opened.run, shutdown=opened.close, optional=optional, **common)
-        instance = resolver.instances[name]
-        if not isinstance(instance, BaseService):
-            return Unit(name, label, optional=optional, **common)
-        return _service_unit(name, label, instance, optional=optional, **common)
-
-    def _edges(self, node: Node) -> tuple[dict[str, None], dict[str, None]]:
-        """What starts before a node: through transients and scoped services to the singletons behind them."""
-        known = self._flat.get(node.name)
-        if known is None:
-            requires: dict[str, None] = {}
-            wants: dict[str, None] = {}
-            for names, into in ((node.requires, requires), (node.wants, wants)):
-                for name in names:
-                    target = self._resolver.graph.nodes[name]
-                    if target.is_singleton:
-                        into[name] = None
-                    else:
-                        deeper, _ = self._edges(target)
-                        into.update(deeper)
-            known = self._flat[node.name] = (requires, wants)
-        return known
-
-
-def _service_unit(name: str, label: str, service: BaseService[Any], *, optional: bool, **common: Any) -> Unit:
-    cls, config = type(service), service.config
-
-    def set_state(state: ServiceState) -> None:
-        service.state = state
-
-    settings = config if isinstance(config, ServiceConfig) else ServiceConfig()
-    return Unit(
-        name,
-        label,
-        startup=service.on_startup if cls.on_startup is not BaseService.on_startup else None,
-        run=service.on_run if cls.on_run is not BaseService.on_run else None,
-        shutdown=service.on_shutdown if cls.on_shutdown is not BaseService.on_shutdown else None,
-        start_timeout=settings.start_timeout,
-        stop_timeout=settings.stop_timeout,
-        restart=settings.restart or cls.restart or Restart.transient(),
-        optional=optional,
-        critical=settings.critical,
-        on_state=set_state,
-        on_dependency_change=service.on_dependency_change,
-        hints=functools.partial(_hints, service),
-        **common,
-    )
-
-
-def _hints(service: BaseService[Any]) -> list[str]:
-    """Where the settings of a service that failed to start come from."""
-    config = service.config
-    if not isinstance(config, ServiceConfig):
-        return []
-    own = set(type(config).model_fields) - set(ServiceConfig.model_fields)
-    origins = [o for o in settings_origins(config) if o.path.rpartition(".")[2] in own or o.path in own]
-    return [f"configured by  {origin.origin}" for origin in origins if origin.origin != "default"][:4]
-
-
-class _Opened:
-    """A singleton that its start opens: a generator or coroutine factory, or a service that holds one."""
-
-    def __init__(self, resolver: Resolver, node: Node) -> None:
-        self._resolver, self._node = resolver, node
-        self._generator: Any = None
-
-    @property
-    def _service(self) -> BaseService[Any] | None:
-        instance = self._resolver.instances.get(self._node.name)
-        return instance if isinstance(instance, BaseService) else None
-
-    async def open(self) -> None:
-        node, resolver = self._node, self._resolver
-        factory = cast("Any", node.descriptor.factory)
-        if inspect.isasyncgenfunction(factory) or inspect.isgeneratorfunction(factory):
-            self._generator = resolver.construct(node)
-            is_async = inspect.isasyncgenfunction(factory)
-            made = await anext(self._generator) if is_async else next(self._generator)
-        else:
-            made = resolver.construct(node)
-            if inspect.iscoroutine(made):
-                made = await made
-        resolver.instances[node.name] = made
-        resolver.flush()
-        service = self._service
-        if service is not None:
-            await service.on_startup()
-
-    async def run(self) -> None:
-        service = self._service
-        if service is not None:
-            await service.on_run()
-
-    async def close(self) -> None:
-        service, generator = self._service, self._generator
-        self._generator = None
-        try:
-            if service is not None:
-                await service.on_shutdown()
-        finally:
-            self._resolver.forget([self._node.name])
-            if inspect.isasyncgen(generator):
-                await anext(generator, None)
-            elif generator is not None:
-                next(generator, None)
-
-
-class _Background:
-    """One endless coroutine in a task of its own, ended from outside."""
-
-    def __init__(self, function: Callable[[], Awaitable[None]], *, name: str) -> None:
-        self._function = function
-        self._scope = anyio.CancelScope()
-        self._done = anyio.Event()
-        _backend.spawn(self._run, name=name)
-
-    async def _run(self) -> None:
-        try:
-            with self._scope:
-                await self._function()
-        finally:
-            self._done.set()
-
-    async def end(self) -> None:
-        self._scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._done.wait()
 
 
 def _section(config: Any, name: str) -> Any:

@@ -36,7 +36,7 @@ from svcframework.resolver import Namespace, Resolver, attribute_of, names_in
 from svcframework.scopes import AMBIENT, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from svcframework.wiring import Ref, Refs
 
@@ -182,7 +182,7 @@ def _inject_callable(target: Any, services: tuple[Any, ...], renamed: Mapping[st
             return target(*args, **kwargs)
 
     forward.__name__ = forward.__qualname__ = getattr(target, "__name__", type(target).__name__)
-    forward.__signature__ = inspect.signature(target)  # type: ignore[attr-defined] - what inspect reads
+    forward.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]  # what inspect reads
     forward.__annotations__ = hints_of(call)
     return _inject(forward, services, renamed)
 
@@ -206,7 +206,9 @@ def _wants(function: FunctionType, services: tuple[Any, ...], renamed: Mapping[s
                 f"{function.__qualname__}() ({Location.of(function)}) has no parameter {parameter!r} to inject: {hint}"
             )
         if parameters[parameter].kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-            raise RegistrationError(f"{function.__qualname__}() ({Location.of(function)}): *{parameter} can't be injected.")
+            raise RegistrationError(
+                f"{function.__qualname__}() ({Location.of(function)}): *{parameter} can't be injected."
+            )
     return wants
 
 
@@ -329,7 +331,9 @@ class Injection:
     @property
     def source(self) -> str:
         """The generated wrapper, for `svc explain`."""
-        return "\n".join([f"def {self.function.__name__}({self.layout.header}):", *self._body("MAIN")[: -len(_CLOSURE)]])
+        return "\n".join(
+            [f"def {self.function.__name__}({self.layout.header}):", *self._body("MAIN")[: -len(_CLOSURE)]]
+        )
 
     def bind_to_instance(self) -> None:
         """Read services from the host of the instance that the method belongs to."""
@@ -434,7 +438,12 @@ class Injection:
 
         return cast(
             "Callable[..., Any]",
-            build(lines, "call", {"AMBIENT": AMBIENT, "plan": plan, "in_scope": in_scope}, label=f"call of {self.function.__qualname__}"),
+            build(
+                lines,
+                "call",
+                {"AMBIENT": AMBIENT, "plan": plan, "in_scope": in_scope},
+                label=f"call of {self.function.__qualname__}",
+            ),
         )
 
     def _planned_in(
@@ -580,7 +589,7 @@ def mark_coroutine(function: F) -> F:
     """Make a plain function that returns a coroutine count as a coroutine function."""
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined] # noqa: SLF001 - what 3.11 looks at
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001 - what 3.11 looks at
     return function
 
 
@@ -604,5 +613,3 @@ def explain(function: Callable[..., Any]) -> str:
             closure = inspect.getclosurevars(plan).nonlocals
             text.append(getattr(closure.get("plan", plan), "__source__", ""))
     return "\n\n".join(text)
-
-

@@ -69,7 +69,9 @@ class Table(dict[Any, Any]):
 class Resolver:
     """Builds and hands out the instances of one graph. Lives as long as its host; any thread may ask."""
 
-    def __init__(self, wire: Callable[[], Graph], *, host: Any, attach: Callable[[BaseService[Any], str], None]) -> None:
+    def __init__(
+        self, wire: Callable[[], Graph], *, host: Any, attach: Callable[[BaseService[Any], str], None]
+    ) -> None:
         self._wire, self._attach = wire, attach
         self.host = host
         self.lock = threading.RLock()
@@ -533,7 +535,11 @@ def attribute_of(want: Want) -> str:
     """The namespace's attribute for a wish: the service's own name where that is one."""
     if isinstance(want.key, str) and want.how == "one":
         return want.key if "." not in want.key else want.key.replace(".", "__dot__")
-    word = want.key if isinstance(want.key, str) else f"{type_name(want.key).replace('.', '_').replace('<locals>', '')}_{id(want.key):x}"
+    word = (
+        want.key
+        if isinstance(want.key, str)
+        else f"{type_name(want.key).replace('.', '_').replace('<locals>', '')}_{id(want.key):x}"
+    )
     return f"_{want.how}_{''.join(letter if letter.isalnum() else '_' for letter in word)}"
 
 

@@ -53,7 +53,7 @@ class BaseService(Generic[ConfigT]):
         for member in vars(cls).values():
             _bind_to_instance(member)
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> BaseService[ConfigT]:  # noqa: PYI034 - Self would hide ConfigT
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> BaseService[ConfigT]:
         # Set here and not in __init__, so that a subclass which forgets super().__init__() works.
         self = super().__new__(cls)
         self.name = cls.service_name
