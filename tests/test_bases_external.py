@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import anyio.abc
 import httpx2
 import pytest
 import trio.testing
@@ -342,3 +343,62 @@ async def test_other_settings_objects_get_the_defaults() -> None:
 def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float | None) -> None:
     """Both forms of the header are understood; nonsense counts as none."""
     assert seconds == parse_retry_after(value, now=datetime(2026, 11, 21, 12, tzinfo=UTC))
+
+
+class RawServer:
+    """A real server on the loopback address that answers each request with `answer`, or never if it is empty."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.connections = 0
+
+    async def _serve(self, stream: anyio.abc.SocketStream) -> None:
+        self.connections += 1
+        async with stream:
+            try:
+                while True:
+                    await stream.receive()
+                    if self.answer:
+                        await stream.send(self.answer)
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+
+    async def __aenter__(self) -> str:
+        self._tasks = await anyio.create_task_group().__aenter__()
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        self._tasks.start_soon(listener.serve, self._serve)
+        self._listener = listener
+        return f"http://127.0.0.1:{port}"
+
+    async def __aexit__(self, *args: object) -> None:
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        await self._listener.aclose()
+
+
+real_time = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])  # sockets take real time
+
+
+@real_time
+async def test_real_server_and_pool(anyio_backend: str) -> None:
+    """Over the network the answer arrives, and a second call uses the same connection."""
+    server = RawServer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    async with server as url:
+        service = ExternalService(ExternalServiceConfig(base_url=url))
+        await service.on_startup()
+        assert ["ok", "ok"] == [(await service.get("/")).text for _ in range(2)]
+        assert 1 == server.connections
+        await service.on_shutdown()
+
+
+@real_time
+async def test_black_hole_and_refused_connection(anyio_backend: str) -> None:
+    """A server that accepts and never answers is a timeout, a port where nobody listens a failed connection."""
+    async with RawServer(b"") as url:
+        service = ExternalService(ExternalServiceConfig(base_url=url, timeout=0.05))
+        with pytest.raises(ServiceTimeoutError):
+            await service.get("/")
+    with pytest.raises(ConnectionFailedError):
+        await service.get("/", timeout=1, retry=False)
+    await service.on_shutdown()

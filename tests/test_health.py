@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import trio.testing
+from pydantic import SecretStr
 
 from svcframework._types import HealthResult, HealthStatus, ServiceState
 from svcframework.config import ServiceConfig
@@ -471,6 +472,20 @@ def test_details_view_is_json() -> None:
     assert "degraded" == check["details"]["state"]
     assert check["time"].endswith("Z")
     assert {"status": "warn"} == report.public_view()
+
+
+async def test_details_hold_no_secrets() -> None:
+    """Passwords in an error's text, and details with a secret's name or type, are masked in the view."""
+    db = Patient()
+    db.says = ConnectionError("can't reach postgres://app:hunter2@db/app")
+    monitor = monitor_of(db=db)
+    await monitor.check("db")
+    assert "hunter2" not in json.dumps(monitor.readiness().details_view())
+    db.says = HealthResult.unhealthy("password=hunter2", api_key="hunter2", key=SecretStr("hunter2"))
+    await monitor.check("db", fresh=True)
+    view = json.dumps(monitor.readiness().details_view())
+    assert "hunter2" not in view
+    assert "api_key" in view
 
 
 def test_target_of_a_service_takes_its_config() -> None:

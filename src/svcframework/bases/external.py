@@ -187,6 +187,7 @@ class ExternalService(BaseService[ExternalConfigT]):
 
     async def on_startup(self) -> None:
         """Load the client and open its pool, in a thread: the import and the trust store take a while."""
+        await super().on_startup()
         if "_http_client" not in self.__dict__:
             self.__dict__["_http_client"] = await anyio.to_thread.run_sync(self._open)
 
@@ -195,6 +196,7 @@ class ExternalService(BaseService[ExternalConfigT]):
         client = self.__dict__.pop("_http_client", None)
         if client is not None:
             await client.aclose()
+        await super().on_shutdown()
 
     async def _service_health_check(self) -> HealthResult | Mapping[str, Any] | bool:
         """Degraded while the circuit is open; asks the server only where `health_path` says so."""

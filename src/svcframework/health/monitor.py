@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import anyio
 
+from svcframework._redaction import redact_text
 from svcframework._types import HealthResult, HealthStatus, ServiceState
 from svcframework.errors import IllegalStateError, ServiceNotFoundError
 from svcframework.events import Event, EventBus, HealthChanged, ServiceStateChanged
@@ -399,7 +400,7 @@ async def _ask(target: HealthTarget) -> object:
     try:
         return await target.check()
     except Exception as error:  # noqa: BLE001 - a boundary: a check that raises has found something
-        return HealthResult.unhealthy(f"{type(error).__name__}: {error}")
+        return HealthResult.unhealthy(redact_text(f"{type(error).__name__}: {error}"))
 
 
 def _timeout(target: HealthTarget) -> HealthResult:

@@ -5,13 +5,12 @@ The words and keys are those of the health check response draft for HTTP APIs (`
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from svcframework._redaction import redact, redact_text
 from svcframework._types import HealthStatus
 
 if TYPE_CHECKING:
@@ -111,18 +110,12 @@ def _check_view(name: str, health: ServiceHealth) -> dict[str, Any]:
         "critical": health.critical,
     }
     if result.message:
-        view["output"] = result.message
+        view["output"] = redact_text(result.message)
     if result.details:
         view["details"] = _json_ready(result.details)
     return view
 
 
 def _json_ready(details: Mapping[str, Any]) -> Any:
-    """The details of somebody else's check as JSON values; what JSON lacks becomes its text."""
-    return msgspec.to_builtins({str(key): value for key, value in details.items()}, enc_hook=_as_text, str_keys=True)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, enum.Enum):
-        return str(value.value)
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    """The details of somebody else's check as JSON values without secrets; what JSON lacks becomes its text."""
+    return redact(msgspec.to_builtins(dict(details), enc_hook=str, str_keys=True))
