@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 import pytest
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from svcframework._types import HealthResult, HealthStatus, ServiceState
@@ -459,6 +461,51 @@ async def test_optional_service_only_warns() -> None:
     assert ("warn", 200) == (monitor.readiness().verdict, monitor.readiness().status_code)
     db.state = ServiceState.FAILED
     assert ("fail", 503) == (monitor.readiness().verdict, monitor.readiness().status_code)
+
+
+BEHAVIOURS = st.sampled_from(["good", "bad", "raises", "hangs", "deaf", "stopped"])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@settings(max_examples=40)
+@given(story=st.lists(st.tuples(BEHAVIOURS, st.floats(0.0, 40.0)), min_size=1, max_size=8))
+def test_whatever_happens_nothing_is_stale_stuck_or_doubled(backend: str, story: list[tuple[str, float]]) -> None:
+    """Healthy means that a check said so lately; a check runs once at a time; another service is never held up."""
+
+    async def play() -> None:
+        odd, calm = Patient(interval=4.0, timeout=1.0), Patient(interval=2.0)
+        good_at = -1e9
+        check = odd.check
+
+        async def noting() -> object:
+            nonlocal good_at
+            said = await check()
+            good_at = anyio.current_time() if said is True else good_at
+            return said
+
+        odd.target = HealthTarget(noting, lambda: odd.state, 4.0, 1.0)
+        monitor = monitor_of(odd=odd, calm=calm)
+        begun = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            monitor.start(tasks)
+            for behaviour, seconds in story:
+                odd.says = ValueError("broken") if behaviour == "raises" else behaviour != "bad"
+                odd.takes = 1e6 if behaviour == "hangs" else 0.0
+                odd.deaf = 7.0 if behaviour == "deaf" else 0.0
+                odd.state = ServiceState.STOPPED if behaviour == "stopped" else ServiceState.RUNNING
+                for _ in range(5):
+                    await anyio.sleep(seconds / 5)
+                    if monitor.last_results["odd"].status is HealthStatus.HEALTHY:
+                        assert anyio.current_time() - good_at <= odd.target.expires_after
+                        assert behaviour != "stopped"
+                    assert odd.most <= 1
+                    assert calm.calls >= (anyio.current_time() - begun) // 2.0
+            monitor.stop()
+
+    options: dict[str, Any] = {"loop_factory": VirtualLoop}
+    if backend == "trio":
+        options = {"clock": trio.testing.MockClock(autojump_threshold=0)}
+    anyio.run(play, backend=backend, backend_options=options)
 
 
 def test_details_view_is_json() -> None:
