@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args, get_origin
+
+from typing_extensions import TypeVar  # typing's own has no default before Python 3.13
 
 from svcframework._types import HealthResult, HealthStatus, Restart, ServiceState
 from svcframework.config import ServiceConfig, load_config
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from svcframework.log import ServiceLogger
     from svcframework.metrics import ServiceMetrics
 
-ConfigT = TypeVar("ConfigT", bound=ServiceConfig)
+# The default lets strict type checkers accept `class X(BaseService):`, for a service without settings of its own.
+ConfigT = TypeVar("ConfigT", bound=ServiceConfig, default=ServiceConfig)
 T = TypeVar("T")
 
 

@@ -54,6 +54,13 @@ class Cache(BaseService[CacheConfig], restart=Restart.permanent(max_restarts=5, 
         return 0
 
 
+class Clock(BaseService):
+    """A service without settings of its own names no config type."""
+
+
+assert_type(Clock().config, ServiceConfig)
+
+
 class AppContainer(ServiceContainer):
     """A declaration."""
 
