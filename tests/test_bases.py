@@ -304,3 +304,26 @@ async def test_service_without_super_init_or_drain_timeout_works() -> None:
     assert plain.done
     assert "<BackgroundTask" in repr(task)
     assert isinstance(task, BackgroundTask)
+
+
+async def test_task_errors_are_logged_by_default() -> None:
+    """Without a hook of its own a service logs the task's name and error."""
+
+    class Log:
+        def __init__(self) -> None:
+            self.lines: list[tuple[str, dict[str, Any]]] = []
+
+        def error(self, event: str, /, **fields: Any) -> None:
+            self.lines.append((event, fields))
+
+    service: AsyncService[AsyncServiceConfig] = AsyncService()
+    service.config, log = AsyncServiceConfig(), Log()
+    service.logger = log
+    broken = ValueError("broken")
+
+    async def fail() -> None:
+        raise broken
+
+    async with Running(service):
+        await service.spawn(fail, name="fetch").wait()
+    assert [("background task failed", {"task": "fetch", "exc_info": broken})] == log.lines
