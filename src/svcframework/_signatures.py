@@ -99,7 +99,7 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: _evaluate(value, space) for name, value in annotations.items()}
 
 
-def want_of(annotation: Any) -> Want | None:
+def want_of(annotation: Any) -> Want | None:  # noqa: PLR0911 - one return per form of annotation
     """What an annotation asks for; None for builtins, Any and what can't be a service."""
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -161,7 +161,8 @@ def _form(argument: Any, how: How) -> Want | None:
 
 def _function_of(target: Callable[..., Any]) -> Any:
     if isinstance(target, type):
-        return target.__init__ if target.__new__ in {object.__new__} or _new_is_passive(target) else None
+        passive = target.__new__ is object.__new__ or _new_is_passive(target)
+        return vars(target).get("__init__", getattr(target, "__init__", None)) if passive else None
     return target.__func__ if isinstance(target, types.MethodType) else target
 
 
@@ -196,7 +197,7 @@ def _inspected(target: Callable[..., Any]) -> Signature:
         signature = inspect.signature(target)
     except (ValueError, TypeError):
         return Signature((), takes_any_keyword=True)
-    hints = hints_of(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc] - only read
+    hints = hints_of(getattr(target, "__init__", target) if isinstance(target, type) else target)
     kinds = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     found = tuple(
         Parameter(p.name, hints.get(p.name, p.annotation), p.default, p.kind is p.KEYWORD_ONLY)

@@ -43,7 +43,9 @@ DELEGATES = (stock.Delegate, stock.DependenciesContainer)
 OPTIONS = (stock.ConfigurationOption, stock.TypedConfigurationOption, stock.Configuration)
 
 
-def read_container(container: Any, *, manager: ConfigManager | None = None) -> tuple[list[ServiceDescriptor], list[Problem]]:
+def read_container(
+    container: Any, *, manager: ConfigManager | None = None
+) -> tuple[list[ServiceDescriptor], list[Problem]]:
     """The services that a container declares, in the order of declaration, and what can't be read.
 
     Args:
@@ -97,15 +99,24 @@ class _Reader:
         if isinstance(provider, ours.ScopeValue):
             self.descriptors.append(
                 ServiceDescriptor(
-                    name, provider.instance_of, lifetime=Lifetime.SCOPED, scope=declaration.scope, is_scope_value=True,
-                    declared_in=self.owner, at=declaration.at,
+                    name,
+                    provider.instance_of,
+                    lifetime=Lifetime.SCOPED,
+                    scope=declaration.scope,
+                    is_scope_value=True,
+                    declared_in=self.owner,
+                    at=declaration.at,
                 )  # fmt: skip
             )
         elif isinstance(provider.default, stock.Provider):
             self.descriptors.append(self.descriptor(name, provider.default))
         else:
             wanted = type_name(provider.instance_of)
-            self.unmet(name, f"{name} (Dependency on {wanted}) is not provided", f"Pass it: {self.owner}({name}=…), or give it a default.")
+            self.unmet(
+                name,
+                f"{name} (Dependency on {wanted}) is not provided",
+                f"Pass it: {self.owner}({name}=…), or give it a default.",
+            )
 
     def read_group(self, name: str, group: Any) -> None:
         members = []
@@ -116,7 +127,9 @@ class _Reader:
                 self.names[id(member)] = known
                 self.descriptors.append(self.descriptor(known, _effective(member), groups=(name,)))
             members.append(known)
-        self.descriptors.append(self.expression(name, Make(_list, tuple(Want(member) for member in members)), provides=list))
+        self.descriptors.append(
+            self.expression(name, Make(_list, tuple(Want(member) for member in members)), provides=list)
+        )
 
     def descriptor(self, name: str, provider: Any, *, groups: tuple[str, ...] = ()) -> ServiceDescriptor:
         if isinstance(provider, ours.Settings):
@@ -135,7 +148,11 @@ class _Reader:
         factory, kwargs = _factory(provider), dict(provider.kwargs)
         config = kwargs.pop("config", None) if isinstance(provider, ours.Service) else None
         if factory is None:
-            self.unmet(name, f"{name} ({type(provider).__name__}) has no implementation", f"Override it: {self.owner}({name}=…).")
+            self.unmet(
+                name,
+                f"{name} ({type(provider).__name__}) has no implementation",
+                f"Override it: {self.owner}({name}=…).",
+            )
             factory = object
         if isinstance(provider, stock.ThreadLocalSingleton):
             factory, kwargs = provider, {}

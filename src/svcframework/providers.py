@@ -37,7 +37,7 @@ class _Declared:
     declaration: Declaration = Declaration()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = super().__deepcopy__(memo)  # type: ignore[misc] - every base after this one is a provider
+        copied = super().__deepcopy__(memo)  # type: ignore[misc]  # every base after this one is a provider
         copied.declaration = self.declaration
         return copied
 
@@ -91,7 +91,11 @@ class Scoped(_Declared, stock.Factory[T]):
     """
 
     def __init__(
-        self, provides: Callable[..., Any] | type[T] | str | None = None, *args: Any, scope: str = "request", **kwargs: Any
+        self,
+        provides: Callable[..., Any] | type[T] | str | None = None,
+        *args: Any,
+        scope: str = "request",
+        **kwargs: Any,
     ) -> None:
         super().__init__(provides, *args, **kwargs)
         if provides is not None:
@@ -121,7 +125,7 @@ class ScopeValue(_Declared, stock.Dependency[T]):
         scope: The scope level it comes with.
     """
 
-    def __init__(self, provides: type[T] = object, *, scope: str = "request", **kwargs: Any) -> None:  # type: ignore[assignment] - object is every T's base
+    def __init__(self, provides: type[T] = object, *, scope: str = "request", **kwargs: Any) -> None:  # type: ignore[assignment]  # object is every T's base
         super().__init__(kwargs.pop("instance_of", provides), **kwargs)
         self.declaration = Declaration(Location.of_caller(), scope=scope)
 

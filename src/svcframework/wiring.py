@@ -128,7 +128,9 @@ class Graph:
 
     def edges(self) -> dict[str, list[str]]:
         """Each service with all that it needs, in any way: what a drawing shows."""
-        return {name: list({**node.uses, **node.requires, **node.wants, **node.late}) for name, node in self.nodes.items()}
+        return {
+            name: list({**node.uses, **node.requires, **node.wants, **node.late}) for name, node in self.nodes.items()
+        }
 
 
 def wire(
@@ -246,9 +248,7 @@ class _Wiring:
         except ConfigurationError as error:
             self.problem("misconfigured", f"{descriptor.label}: {error.title}", descriptor, *error.problems)
         except Exception as error:  # noqa: BLE001 - whatever a settings factory of the user's raises belongs in the report
-            self.problem(
-                "misconfigured", f"{descriptor.label}: its settings raised {type(error).__name__}", descriptor
-            )
+            self.problem("misconfigured", f"{descriptor.label}: its settings raised {type(error).__name__}", descriptor)
 
     def plain(self, value: Any) -> Any:
         """A given config may be made by a call, such as an option of a Configuration provider."""
@@ -316,10 +316,14 @@ class _Wiring:
                 self.unresolved_annotation(descriptor, parameter)
                 return
             else:
-                self.missing(descriptor, Want(parameter.name), parameter.name, Location.of(descriptor.factory), parameter)
+                self.missing(
+                    descriptor, Want(parameter.name), parameter.name, Location.of(descriptor.factory), parameter
+                )
                 return
         if isinstance(want.key, type) and issubclass(want.key, ServiceConfig):
-            node.kwargs[parameter.name] = Make(load_config, (want.key,), {"name": descriptor.name, "manager": self.manager})
+            node.kwargs[parameter.name] = Make(
+                load_config, (want.key,), {"name": descriptor.name, "manager": self.manager}
+            )
             return
         found = self.resolve_for(descriptor, want, parameter.name)
         if found is not None:
@@ -396,7 +400,11 @@ class _Wiring:
             if found is not None:
                 node.late.update(dict.fromkeys(found.names if isinstance(found, Refs) else [found.name]))
             elif want.how != "optional" and (parameter is None or parameter.is_required or _is_marker(parameter)):
-                label = f"{function.__qualname__}({name}: {want})" if str(want) != name else f"{function.__qualname__}({name})"
+                label = (
+                    f"{function.__qualname__}({name}: {want})"
+                    if str(want) != name
+                    else f"{function.__qualname__}({name})"
+                )
                 self.missing(descriptor, want, name, Location.of(function), headline=label)
 
     def late(self, cls: type) -> list[tuple[str, Parameter | None, Want, Any]]:
@@ -410,7 +418,11 @@ class _Wiring:
     def resolve(self, want: Want, parameter: str = "") -> Ref | Refs | None:
         """The service or services that answer a wish."""
         if want.how in {"list", "dict"}:
-            names = self.candidates(want.key) if isinstance(want.key, type) else list(self.registry.groups.get(want.key, ()))
+            names = (
+                self.candidates(want.key)
+                if isinstance(want.key, type)
+                else list(self.registry.groups.get(want.key, ()))
+            )
             return Refs(tuple(names), by_name=want.how == "dict")
         lazy = want.how == "lazy"
         if isinstance(want.key, str):
@@ -447,7 +459,9 @@ class _Wiring:
         if getattr(wanted, "_is_protocol", False):
             known = self.protocols.get(wanted)
             if known is None:
-                known = [n for n, d in self.descriptors.items() if d.provides is not UNKNOWN and fits(d.provides, wanted)]
+                known = [
+                    n for n, d in self.descriptors.items() if d.provides is not UNKNOWN and fits(d.provides, wanted)
+                ]
                 self.protocols[wanted] = known
             return known
         return self.by_type.get(wanted, [])
@@ -482,7 +496,9 @@ class _Wiring:
                     close = nearest(name, self.descriptors)
                     hint = f"Did you mean {close[0]!r}?" if close else "Register it, or take it out of the group."
                     self.problems.append(
-                        Problem("group", f"group {group!r} names {name!r}, which nobody declares", None, (hint,), (name,))
+                        Problem(
+                            "group", f"group {group!r} names {name!r}, which nobody declares", None, (hint,), (name,)
+                        )
                     )
 
     def order(self) -> None:
@@ -550,9 +566,7 @@ class _Wiring:
         declared = ()
         if at is not None and descriptor.at is not None:
             declared = (f"declared at {show(descriptor.at, root=_cwd())} as {descriptor.name}",)
-        self.problems.append(
-            Problem(kind, headline, at or descriptor.at, (*declared, *lines), (descriptor.name,))
-        )
+        self.problems.append(Problem(kind, headline, at or descriptor.at, (*declared, *lines), (descriptor.name,)))
 
     def missing(
         self,
@@ -608,7 +622,9 @@ class _Wiring:
     def cycle(self, component: list[str], edges: Mapping[str, Sequence[str]]) -> None:
         declared = [name for name in self.registry if name in set(component)]
         ring = ring_in(declared, edges)
-        places = [f"{name}  {show(Location.of(self.nodes[name].descriptor.factory), root=_cwd())}" for name in ring[:-1]]
+        places = [
+            f"{name}  {show(Location.of(self.nodes[name].descriptor.factory), root=_cwd())}" for name in ring[:-1]
+        ]
         last = self.nodes[ring[-2]].descriptor
         target = type_name(self.nodes[ring[0]].descriptor.provides)
         self.problems.append(
@@ -616,7 +632,10 @@ class _Wiring:
                 "cycle",
                 draw_path(ring),
                 last.at,
-                ("      ".join(places), f"Break it: inject one of them per call with @inject_service, or as Lazy[{target}]."),
+                (
+                    "      ".join(places),
+                    f"Break it: inject one of them per call with @inject_service, or as Lazy[{target}].",
+                ),
                 tuple(component),
             )
         )
