@@ -28,8 +28,8 @@ docs: ## Build the documentation into site/
 docs-serve: ## Serve the documentation with live reload
 	@$(PY) -m mkdocs serve
 
-bench: ## Compare with the peers, side by side, in one run
-	@$(PY) -m benchmarks
+bench: ## Compare with the peers, side by side, in one run (ARGS="--help")
+	@$$(scripts/env.sh bench)/bin/python -m benchmarks $(ARGS)
 
 soak: ## Run the property tests with many more examples (hours; ARGS="-k lifecycle")
 	@SVC_HYPOTHESIS_PROFILE=soak PYTHONS="$(or $(PYTHONS),3.13)" scripts/test.sh --timeout 36000 $(ARGS)
@@ -42,4 +42,4 @@ new-plugin: ## Start a plugin: make new-plugin NAME=mail
 	@$(PY) scripts/new_plugin.py "$(NAME)"
 
 clean: ## Remove environments, caches and built files
-	rm -rf .venv .venv-3.* .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site dist
+	rm -rf .venv .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site dist

@@ -3,6 +3,7 @@
 #
 #   scripts/env.sh main          make or refresh .venv (the newest Python found); prints its path
 #   scripts/env.sh for VERSION   make or refresh the environment of one Python, e.g. 3.12; prints its path
+#   scripts/env.sh bench         make or refresh .venv-bench, which has the peers that we compare with; prints its path
 #   scripts/env.sh list          the versions of Python that are here, newest first, one per line
 #
 # Needs a Python >= 3.11 and nothing else: `uv` is installed into .venv. Nothing is written outside this folder
@@ -57,7 +58,7 @@ version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
 # What an environment depends on: its interpreter, the declared requirements and the pins.
 fingerprint() {
-    { "$1" -VV; cat pyproject.toml plugins/*/pyproject.toml constraints.txt scripts/env.sh 2>/dev/null || true; } | cksum
+    { "$1" -VV; cat pyproject.toml plugins/*/pyproject.toml constraints.txt benchmarks/requirements.txt scripts/env.sh 2>/dev/null || true; } | cksum
 }
 
 # Prints the arguments that install the core, every plugin and the tools, all of them editable.
@@ -73,13 +74,18 @@ requirements() {
     done
 }
 
-# Fills the environment $1, unless its stamp says that nothing changed since the last time.
+# Prints the arguments that install what the benchmarks compare. The peers have pins of their own.
+bench_requirements() {
+    printf '%s\n' -r benchmarks/requirements.txt -e '.[all]'
+}
+
+# Fills the environment $1 with what the function $2 prints, unless its stamp says that nothing changed since last time.
 install_into() {
     local home=$1 stamp="$1/.svcframework-stamp" want args
     want=$(fingerprint "$home/bin/python")
     if [ -f "$stamp" ] && [ "$want" = "$(cat "$stamp")" ]; then return 0; fi
-    mapfile -t args < <(requirements)
-    say "installing svcframework, its plugins and its tools into $home"
+    mapfile -t args < <("${2:-requirements}")
+    say "installing into $home"
     if ! .venv/bin/uv pip install --quiet --python "$home/bin/python" "${args[@]}" >&2; then
         # uv doesn't read pip's configuration: a machine that is set up for pip alone is served by pip.
         say "uv could not install them; trying pip with its own configuration"
@@ -131,10 +137,19 @@ make_for() {
     echo "$home"
 }
 
+make_bench() {
+    make_main >/dev/null
+    if [ ! -x .venv-bench/bin/python ]; then
+        .venv/bin/uv venv --quiet --python "$(find_python "$(version_of .venv/bin/python)")" .venv-bench >&2
+    fi
+    install_into .venv-bench bench_requirements
+    echo .venv-bench
+}
+
 case "${1:-}" in
     main) make_main ;;
     for) make_for "${2:?a version such as 3.12}" ;;
+    bench) make_bench ;;
     list) list_versions ;;
-    requirements) requirements ;;
-    *) say "usage: scripts/env.sh main | for VERSION | list"; exit 2 ;;
+    *) say "usage: scripts/env.sh main | for VERSION | bench | list"; exit 2 ;;
 esac
