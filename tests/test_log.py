@@ -27,6 +27,7 @@ from svcframework.log import (
     configure_logging,
     context_fields,
     error_fields,
+    load,
     redact,
     reset_context,
 )
@@ -71,17 +72,19 @@ def test_an_event_has_its_fields_and_those_of_its_logger(lines: Callable[[], lis
 
 
 def test_importing_and_logging_configure_nothing() -> None:
-    """The configuration of structlog is the application's; without one, info goes to standard error."""
-    ServiceLogger("cache").info("stored")
+    """The configuration of structlog is the application's, and loading it early changes nothing."""
+    load()
+    ServiceLogger("cache").warning("stored")
 
     assert not structlog.is_configured()
 
 
 def test_without_configuration_events_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """Info and above, as JSON when nobody watches; debug is dropped."""
+    """Warnings and worse, as JSON when nobody watches, like the last resort of `logging`; the rest is dropped."""
     logger = ServiceLogger("cache")
     logger.debug("hidden")
-    logger.info("shown")
+    logger.info("hidden too")
+    logger.warning("shown")
 
     assert ["shown"] == [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
 

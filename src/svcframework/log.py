@@ -31,6 +31,7 @@ __all__ = [
     "context_fields",
     "error_fields",
     "first_sight",
+    "load",
     "redact",
     "reset_context",
 ]
@@ -76,7 +77,7 @@ class ServiceLogger:
     """Writes one line per event, with the service's name and version in it; lives as long as the service.
 
     Every field is redacted here, before any processor sees it. Until the application has called
-    `configure_logging` (or `structlog.configure`), events of level info and above go to standard error.
+    `configure_logging` (or `structlog.configure`), only warnings and what is worse go to standard error.
 
     Args:
         service: The service's name.
@@ -152,7 +153,7 @@ class ServiceLogger:
         self._processors, self._generation = config["processors"], _pipeline.generation
         structlog = _structlog()
         ours = not structlog.is_configured()
-        wrapper: Any = structlog.make_filtering_bound_logger(INFO) if ours else config["wrapper_class"]
+        wrapper: Any = structlog.make_filtering_bound_logger(WARNING) if ours else config["wrapper_class"]
         self._wrapper = wrapper
         self._chain = _processors_for(None) if ours else config["processors"]
         self._target = _LineWriter(None) if ours else config["logger_factory"]()
@@ -160,6 +161,11 @@ class ServiceLogger:
 
     def __repr__(self) -> str:
         return f"<ServiceLogger {self._fields['service']!r}>"
+
+
+def load() -> None:
+    """Load the pipeline now, so that the first event needn't do it in the middle of something."""
+    _structlog()
 
 
 def _structlog() -> Any:
