@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from svcframework._types import HealthStatus, ServiceState
 from svcframework.deadlines import deadline
@@ -59,7 +59,7 @@ class _ServiceContext:
     def __call__(self, function: F) -> F:
         """Each call of `function` runs in a context of its own."""
         again = functools.partial(_ServiceContext, self._fields, self._seconds)
-        return _around(function, again)
+        return cast("F", _around(function, again))
 
 
 @overload
@@ -120,7 +120,7 @@ def require_service(*names: str, healthy: bool = False) -> Callable[[F], F]:
             for name in names:
                 _require(name, needed_by=f"{function.__qualname__}()", healthy=healthy)
 
-        return _before(function, check)
+        return cast("F", _before(function, check))
 
     return decorate
 
@@ -162,8 +162,8 @@ def _before(function: Any, check: Callable[[], None]) -> Any:
 def _around(function: Any, enter: Callable[[], _ServiceContext]) -> Any:
     if inspect.isasyncgenfunction(function):
         raise RegistrationError(
-            f"service_context can't decorate the async generator {function.__qualname__}(): its context would leak into "
-            "whoever iterates. Use `with service_context():` where it is iterated."
+            f"service_context can't decorate the async generator {function.__qualname__}(): its context would leak "
+            "into whoever iterates. Use `with service_context():` where it is iterated."
         )
     if inspect.iscoroutinefunction(function):
 

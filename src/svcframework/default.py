@@ -1,6 +1,6 @@
 """The function API on the current host: the one this context has entered, else the one that runs, else a default one.
 
-The default host is made on first use. It and the handles below are the framework's only module-level state that changes.
+The default host is made on first use. It and the handles below are the only state of modules that changes.
 """
 
 from __future__ import annotations
