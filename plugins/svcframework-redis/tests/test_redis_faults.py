@@ -12,6 +12,7 @@ from svcframework.errors import (
     ConnectionFailedError,
     DeadlineExceededError,
     PluginError,
+    ServiceFrameworkError,
     ServiceTimeoutError,
 )
 from svcframework.testing.faults import FaultProxy
@@ -229,3 +230,33 @@ async def test_one_byte_per_second_is_a_timeout(faulty):
         await service.get("k")
     await proxy.pass_on()
     await _recovers(service)
+
+
+async def test_stop_at_each_step_of_a_call_leaves_no_connection_open(valkey):
+    """A call that is connecting while its service stops ends with an error of ours, or its answer (looks inside)."""
+    for steps in range(40):
+        service = RedisService(server=valkey)
+        await service.on_startup()
+        pool = service.client.connection_pool
+        await pool.disconnect()
+        call = asyncio.create_task(service.ping())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await service.on_shutdown()
+        (ended,) = await asyncio.gather(call, return_exceptions=True)
+        assert ended is None or isinstance(ended, ServiceFrameworkError)
+        connections = [*pool._available_connections, *pool._in_use_connections]
+        assert [] == [connection for connection in connections if connection.is_connected]
+
+
+async def test_stop_does_not_wait_for_ever(valkey):
+    """A call that outlives the stop's budget fails with an error of ours."""
+    service = RedisService(RedisConfig(stop_timeout=0.2), server=valkey)
+    await service.on_startup()
+    call = asyncio.create_task(service.execute("BLPOP", "empty", 0, timeout=30))
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await service.on_shutdown()
+    assert time.monotonic() - started < 1
+    with pytest.raises(ConnectionFailedError):
+        await call

@@ -12,7 +12,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import asyncpg
 
-from svcframework._types import HealthResult
+from svcframework import HealthResult
 from svcframework.bases import DatabaseService
 from svcframework.errors import (
     ExternalServiceError,
@@ -33,6 +33,7 @@ class HasDsn(Protocol):
     @property
     def dsn(self) -> str:
         """Its address; asked for at every connect, once the server runs."""
+        ...
 
 
 class PostgresService(DatabaseService[PostgresConfig]):

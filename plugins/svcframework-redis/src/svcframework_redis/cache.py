@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from svcframework._types import HealthResult
+from svcframework import HealthResult
 from svcframework.errors import (
     ConnectionFailedError,
     DeadlineExceededError,

@@ -8,17 +8,21 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError  # noqa: A004 - the pool's callers expect the driver's own
 
 from svcframework_redis.config import RedisConfig
 
 
 class ConnectionPool(BlockingConnectionPool):
-    """redis-py's pool, without two of its faults.
+    """redis-py's pool, without three of its faults.
 
     The driver closes a connection whose command was cancelled, but it may have to wait for a lock to put it back: a
     cancellation there would lose the place in the pool for ever. And it doesn't see that an idle connection was reset:
-    the next command would fail inside asyncio with an AttributeError.
+    the next command would fail inside asyncio with an AttributeError. And what connects while the pool is closed
+    would stay open.
     """
+
+    is_closed = False
 
     async def ensure_connection(self, connection: Any) -> None:
         """Connect if need be, also when the server has reset the connection."""
@@ -26,6 +30,14 @@ class ConnectionPool(BlockingConnectionPool):
         if writer is not None and writer.is_closing():
             await connection.disconnect()
         await super().ensure_connection(connection)
+        if self.is_closed:
+            await connection.disconnect(nowait=True)
+            raise ConnectionError("the client is closed")
+
+    async def aclose(self) -> None:
+        """Close every connection, now or as soon as it is open."""
+        self.is_closed = True
+        await self.disconnect()
 
     async def release(self, connection: Any) -> None:
         """Put a connection back, whatever happens to the caller."""

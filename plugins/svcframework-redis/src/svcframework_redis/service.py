@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from redis.asyncio import Redis
 
-from svcframework._types import HealthResult
+from svcframework import HealthResult
 from svcframework.deadlines import effective_timeout
 from svcframework.errors import (
     ConnectionFailedError,
@@ -43,6 +44,7 @@ class HasUrl(Protocol):
     @property
     def url(self) -> str:
         """Its address, once it runs."""
+        ...
 
 
 class RedisService(BaseService[RedisConfig]):
@@ -62,6 +64,8 @@ class RedisService(BaseService[RedisConfig]):
         self._client: Redis | None = None
         self._sync_client: SyncRedis | None = None
         self._address = ""
+        self._calls = 0
+        self._idle = asyncio.Event()
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -85,19 +89,28 @@ class RedisService(BaseService[RedisConfig]):
             raise
 
     async def on_shutdown(self) -> None:
-        """Close every connection; what still runs on them fails."""
+        """Refuse new calls, give running ones half of `stop_timeout` to end, and close every connection."""
         client, self._client = self._client, None
         sync_client, self._sync_client = self._sync_client, None
         if sync_client is not None:
             sync_client.close()
             sync_client.connection_pool.disconnect()
         if client is not None:
+            await self._let_calls_end(self.config.stop_timeout / 2)
             try:
-                async with asyncio.timeout(self.config.timeout):
+                async with asyncio.timeout(self.config.stop_timeout / 4):
+                    await client.connection_pool.aclose()
                     await client.aclose()
-                    await client.connection_pool.disconnect()
             except DRIVER_ERRORS:  # there is nothing left that could be closed
                 pass
+
+    async def _let_calls_end(self, seconds: float) -> None:
+        """The driver can't close a connection in use: what runs on it would fail in odd ways."""
+        if self._calls:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
 
     async def _service_health_check(self) -> HealthResult:
         """`PING` within `health_check_timeout`."""
@@ -244,24 +257,38 @@ class RedisService(BaseService[RedisConfig]):
         return await self._send(*args, timeout=timeout)
 
     async def _send(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - same
-        send: Callable[..., Awaitable[Any]] = self.client.execute_command
+        client = self.client
         own = self.config.timeout if timeout is None else timeout
         limit = effective_timeout(own)
         name = str(args[0]).upper()
-        again = name in _READS
+        self._calls += 1
         try:
             async with asyncio.timeout(limit):
-                try:
-                    return await send(*args)
-                except DRIVER_ERRORS as error:
-                    if not again or not isinstance(translate(error, name, limit), ConnectionFailedError):
-                        raise
-                return await send(*args)
-        except DRIVER_ERRORS as error:
-            ours = translate(error, f"{name} on {self._address}", limit)
+                return await _sent(client.execute_command, name, args)
+        except Exception as error:
+            what = f"{name} on {self._address}"
+            if self._client is not client:  # closed under a call that took too long; then the driver raises anything
+                raise ConnectionFailedError(f"{what}: the service was stopped") from error
+            if not isinstance(error, DRIVER_ERRORS):
+                raise
+            ours = translate(error, what, limit)
             if isinstance(ours, ServiceTimeoutError) and limit < own:
                 ours = DeadlineExceededError(ours.operation, limit, hint="the caller's deadline was shorter")
             raise ours from error
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+
+async def _sent(send: Callable[..., Awaitable[Any]], name: str, args: Sequence[Value]) -> Any:
+    """The answer to a command; one that changes nothing is sent again when its connection was lost."""
+    try:
+        return await send(*args)
+    except DRIVER_ERRORS as error:
+        if name not in _READS or not isinstance(translate(error, name, 0.0), ConnectionFailedError):
+            raise
+    return await send(*args)
 
 
 def _milliseconds(seconds: float) -> int:

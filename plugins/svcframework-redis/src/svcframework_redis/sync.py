@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
@@ -40,4 +42,5 @@ def open_sync_client(config: RedisConfig, url: str | None = None) -> Redis:
     return Redis.from_pool(pool)
 
 
-_client = lru_cache(maxsize=16)(open_sync_client)
+# The cast is for pyright, which doesn't know that frozen models are hashable.
+_client = cast("Callable[[RedisConfig], Redis]", lru_cache(maxsize=16)(open_sync_client))
