@@ -378,6 +378,7 @@ def test_lifecycle_events_are_logged_in_words(lines: Callable[[], list[dict[str,
     listener(events.ServiceStateChanged("cache", ServiceState.STARTING, ServiceState.RUNNING))
     listener(events.ServiceStartFailed("db", OSError("refused"), 1.0, will_retry=True))
     listener(events.HealthChanged("db", None, HealthResult.unhealthy("down")))
+    listener(events.HealthChanged("db", HealthResult.healthy(), HealthResult.unknown("stopping")))
     listener(events.HostStopped(1.0, culprits=("db",)))
     listener(events.ServiceStopped("db", 1.0, OSError("late")))
 
@@ -388,6 +389,7 @@ def test_lifecycle_events_are_logged_in_words(lines: Callable[[], list[dict[str,
         ("debug", "service changed state"),
         ("warning", "service failed to start"),
         ("error", "health changed"),
+        ("info", "health changed"),
         ("error", "host has stopped"),
         ("error", "service has stopped"),
     ] == [(event["level"], event["event"]) for event in found]

@@ -13,7 +13,7 @@ import msgspec
 
 from svcframework import events
 from svcframework._redaction import MASK, redact, redact_field, redact_text
-from svcframework._types import HealthResult
+from svcframework._types import HealthResult, HealthStatus
 from svcframework.errors import describe
 
 if TYPE_CHECKING:
@@ -445,7 +445,8 @@ def _field_names(event: events.Event) -> tuple[str, ...]:
 
 def _level_of(event: events.Event, usual: Level) -> Level:
     """Some events are worse than others of their kind."""
-    if isinstance(event, events.HealthChanged) and not event.new:
+    # Unknown is no failure: that is what a service is while it stops.
+    if isinstance(event, events.HealthChanged) and event.new.status is HealthStatus.UNHEALTHY:
         return "error"
     if isinstance(event, events.ServiceStopped) and event.error is not None:
         return "error"
