@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from svcframework._servicetask import ServiceTask
+from svcframework._servicetask import GRACE, ServiceTask
 from svcframework._types import ServiceState
 from svcframework._units import Roster
-from svcframework.errors import ServiceTimeoutError
+from svcframework.errors import LifecycleError, ServiceTimeoutError
 
-GRACE = 0.5
-"""Seconds between interrupting a stop and leaving the service behind, at most."""
 RESERVE = 0.5
 """Seconds of the budget kept for each service that is still to be stopped after one that hangs, at most."""
 
@@ -126,10 +124,17 @@ class Starting(Procedure):
                 self._ready.append(name)
         for name in self.names:
             for required in self._roster.units[name].requires:
-                task = self._roster.tasks.get(required)
-                if required not in self._unsettled and task is not None and task.start_error is not None:
-                    self._block(name, required, task.start_error)
+                error = self._why_never(required)
+                if error is not None and name in self._unsettled and self._block(name, required, error):
+                    self.service_failed(name, error, fatal=False)
         self._pump()
+
+    def _why_never(self, name: str) -> BaseException | None:
+        """Why a unit that isn't up won't come up by itself; None if it is or may."""
+        if name in self._unsettled or self._roster.is_up(name):
+            return None
+        task = self._roster.tasks.get(name)
+        return LifecycleError(f"{name!r} does not run") if task is None else task.start_error
 
     def call_off(self) -> None:
         """Start no more."""
@@ -170,12 +175,14 @@ class Starting(Procedure):
             self.errors.setdefault(name, error)
         while failed:
             name = failed.popleft()
+            is_first = name in self._unsettled  # who only wants it has been told already, otherwise
             self._settle(name)
             for dependent in self._roster.dependents[name]:
                 if dependent not in self._unsettled:
                     continue
                 if name not in self._roster.units[dependent].requires:
-                    self._release(dependent, name)
+                    if is_first:
+                        self._release(dependent, name)
                 elif self._block(dependent, name, error):
                     failed.append(dependent)
         self._pump()
@@ -184,7 +191,6 @@ class Starting(Procedure):
         """Note that `name` can't start; whether it may be left out."""
         if self._roster.units[name].optional:
             self._roster.held[name] = None
-            self._settle(name)
             return True
         self.errors.setdefault(required, error)
         self.poke()
@@ -217,13 +223,16 @@ class Starting(Procedure):
                 self.service_up(name)
             else:
                 self._launched[name] = task = self._launch(name)
-                self.at(anyio.current_time() + unit.start_timeout, functools.partial(_cut_first_start, task))
+                end = anyio.current_time() + unit.start_timeout
+                self.at(end, functools.partial(_if_starting, task, task.cut_start))
+                self.at(end + GRACE, functools.partial(_if_starting, task, task.report_late_start))
         self._is_pumping = False
 
 
-def _cut_first_start(task: ServiceTask) -> None:
+def _if_starting(task: ServiceTask, action: Callable[[], None]) -> None:
+    """Act on a first start that isn't over yet."""
     if task.watched and not task.was_up:
-        task.cut_start(task.unit.start_timeout)
+        action()
 
 
 class Stopping(Procedure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Callable
 from contextvars import Context, ContextVar
@@ -27,6 +28,9 @@ from svcframework.events import (
     ServiceStopping,
 )
 from svcframework.supervision import Again, GiveUp, Supervisor
+
+GRACE = 0.5
+"""Seconds between interrupting a hook and leaving the service behind, at most."""
 
 current_service: ContextVar[ServiceTask | None] = ContextVar("svcframework_current_service", default=None)
 """The service whose task this is, or which spawned it."""
@@ -100,6 +104,7 @@ class ServiceTask:
         self._supervisor = Supervisor(self.unit.restart, draw)
         self._asked = anyio.Event()
         self._asked_at = 0.0
+        self._moved_on = anyio.Event()
         self._cut = self._shelter = self._stop_cut = self._stop_shelter = anyio.CancelScope()
         self._run_scope: anyio.CancelScope | None = None
         self._late: BaseException | None = None
@@ -119,6 +124,11 @@ class ServiceTask:
         return self._asked.is_set()
 
     @property
+    def _is_over(self) -> bool:
+        """Nothing may begin again."""
+        return self._asked.is_set() or self._is_abandoned or _backend.is_cancelled_by_loop()
+
+    @property
     def has_ended(self) -> bool:
         """Nothing of it runs any more, or it was left behind."""
         return self.phase is Phase.ENDED or self._is_abandoned
@@ -133,19 +143,25 @@ class ServiceTask:
             return
         self.watched, self._asked_at = True, self._clock()
         self._asked.set()
+        self._moved_on.set()
         if self.phase is Phase.STARTUP:
             self._cut.cancel()
         elif self._run_scope is not None:
             self._run_scope.cancel()
 
-    def cut_start(self, seconds: float) -> None:
-        """Interrupt `on_startup`, which has had its `seconds`."""
+    def cut_start(self) -> None:
+        """Interrupt `on_startup`, whose time is over."""
         if self.phase is not Phase.STARTUP or self._cut.cancel_called:
             return
-        self._late = ServiceTimeoutError(
-            f"on_startup of {self.name!r}", seconds, hint=f"waiting at {self._spawned.last_await()}"
-        )
+        self._late = self._too_late(self._spawned.last_await())
         self._cut.cancel()
+
+    def report_late_start(self) -> None:
+        """Let the others go on: `on_startup` doesn't even react to being interrupted."""
+        if self.phase is Phase.STARTUP and self._late is not None and not self._asked.is_set():
+            self.seconds = self._clock() - self._began
+            self._roster.set_state(self.name, ServiceState.FAILED)
+            self.owner.start_failed(self, self._late)
 
     def shut_down_elsewhere(self) -> None:
         """Call `on_shutdown` in another task, since its own doesn't let go of `on_startup` or `on_run`.
@@ -214,10 +230,12 @@ class ServiceTask:
             left.__cause__ = error
             self._keep_stop_error(left)
             return None
-        return None if self._asked.is_set() or _backend.is_cancelled_by_loop() else delay
+        return None if self._is_over else delay
 
     async def _attempt_in_scopes(self) -> float | None:
         self.start_error = await self._start_up()
+        if self._is_shutdown_called:
+            return None  # it took so long that it was stopped elsewhere
         if self.start_error is not None:
             return await self._after_failed_start(self.start_error)
         if not self._asked.is_set():
@@ -236,12 +254,14 @@ class ServiceTask:
         self.phase, self._began = Phase.STARTUP, self._clock()
         if not self.watched:
             self._cut.deadline = anyio.current_time() + self.unit.start_timeout
+            self._guard_hook(self.unit.start_timeout)
         error: BaseException | None = None
         try:
             if self.unit.startup is not None:
                 await self.unit.startup()
         except BaseException as caught:  # noqa: BLE001 - SystemExit as well must prevent no other's stop
             error = caught
+        self._moved_on.set()
         self.seconds = self._clock() - self._began
         self._cut.deadline = math.inf
         if not self._cut.cancel_called:
@@ -252,10 +272,10 @@ class ServiceTask:
             return error
         if self._asked.is_set() and self._late is None:
             return None
-        where = _backend.raised_at(error)
-        return self._late or ServiceTimeoutError(
-            f"on_startup of {self.name!r}", self.unit.start_timeout, hint=f"waiting at {where}"
-        )
+        return self._late or self._too_late(_backend.raised_at(error))
+
+    def _too_late(self, where: str) -> ServiceTimeoutError:
+        return ServiceTimeoutError(f"on_startup of {self.name!r}", self.unit.start_timeout, hint=f"waiting at {where}")
 
     def _comes_up(self) -> None:
         self.was_up, self.watched = True, False
@@ -296,6 +316,7 @@ class ServiceTask:
         self._shelter.shield = True
         if not self.watched:
             self._shelter.deadline = anyio.current_time() + self.unit.stop_timeout
+            self._guard_hook(self.unit.stop_timeout)
         await self._call_shutdown()
 
     async def _shut_down_apart(self) -> None:
@@ -321,6 +342,7 @@ class ServiceTask:
                 await self.unit.shutdown()
         except BaseException as caught:  # noqa: BLE001 - it may prevent no other stop; it is reported
             error = caught
+        self._moved_on.set()
         seconds = self._clock() - began
         if self._is_cut_off or self._stop_shelter.cancel_called:
             _backend.forget_cancellation()
@@ -349,18 +371,14 @@ class ServiceTask:
         retries = self.retries(error)
         will_retry = retries or (is_restart and not self._asked.is_set())
         self._emit(ServiceStartFailed(self.name, error, self.seconds, will_retry=will_retry))
-        if not will_retry:
+        self.watched = self.watched and not will_retry
+        if retries or not will_retry:
             self._roster.set_state(self.name, ServiceState.FAILED)
             self.owner.start_failed(self, error)
-            await self._shut_down()
-            return None
-        self.watched = False
         await self._shut_down()
-        if is_restart and not retries:
-            return self._judge(error)
-        self._roster.set_state(self.name, ServiceState.FAILED)
-        self.owner.start_failed(self, error)
-        return self._announce(self._supervisor.after_failed_start())
+        if retries:
+            return self._announce(self._supervisor.after_failed_start())
+        return self._judge(error) if will_retry else None
 
     async def _after_crash(self, error: BaseException | None) -> float | None:
         """Tell the dependents, stop, and judge."""
@@ -379,7 +397,7 @@ class ServiceTask:
         self._emit(ServiceCrashed(self.name, error, self._roster.tell_dependents(self.name)))
 
     def _judge(self, error: BaseException | None) -> float | None:
-        if self._asked.is_set() or _backend.is_cancelled_by_loop():
+        if self._is_over:
             return None
         if error is not None and not isinstance(error, Exception) and not _is_cancellation(error):
             verdict: Again | GiveUp = GiveUp(0, self.unit.restart.within)  # SystemExit asks for the end
@@ -392,6 +410,38 @@ class ServiceTask:
         self._roster.set_state(self.name, ServiceState.FAILED)
         self._roster.tell_dependents(self.name)
         return None
+
+    def _guard_hook(self, limit: float) -> None:
+        """While nobody watches, see to it that a restart doesn't hang in a hook for ever."""
+        self._moved_on = anyio.Event()
+        _backend.spawn(functools.partial(self._guard, limit), name=f"guard of service {self.name}")
+
+    async def _guard(self, limit: float) -> None:
+        if await self._moves_on(limit + GRACE):
+            return
+        hook = self.phase.value
+        self.defeat = ServiceTimeoutError(
+            f"{hook} of {self.name!r}", limit, hint=f"waiting at {self._spawned.last_await()}"
+        )
+        if self.phase is Phase.STARTUP:
+            self._moved_on = anyio.Event()
+            self.shut_down_elsewhere()
+            if not await self._moves_on(self.unit.stop_timeout):
+                self.cut_stop()
+                await self._moves_on(GRACE)
+        if not self._asked.is_set():
+            self.abandon()
+            self._roster.tell_dependents(self.name)
+
+    async def _moves_on(self, limit: float) -> bool:
+        """Whether the hook ends within `limit` seconds, or somebody else watches from now on."""
+        moved_on = self._moved_on
+        try:
+            with anyio.move_on_after(limit):
+                await moved_on.wait()
+        except anyio.get_cancelled_exc_class():  # the loop closes, and nobody waits for a guard
+            return True
+        return moved_on.is_set() or self._asked.is_set()
 
     def _announce(self, again: Again) -> float:
         self._emit(ServiceRestarting(self.name, again.attempt, again.delay))

@@ -137,6 +137,8 @@ class Lifecycle:
         self._over: anyio.Event | None = None
         self._token: EventLoopToken | None = None
         self._pid: int | None = None
+        self._lost: ServiceTask | None = None
+        """A critical service that was given up, until that has been acted upon."""
         self._lock = threading.Lock()
         self._context: contextvars.Context | None = None
         """The context of whoever started: what one service sets in its own isn't seen by the next."""
@@ -252,7 +254,7 @@ class Lifecycle:
             ServiceNotFoundError: A name that isn't there.
         """
         closure = self._known(names, self._roster.with_dependents)
-        self._check_loop()
+        self.check_loop()
         interruption: BaseException | None = None
         outcome: BaseException | None = None
         while (operation := self._operation_to_stop(closure, names, reason, timeout)) is not None:
@@ -289,7 +291,7 @@ class Lifecycle:
             ServiceNotFoundError: No such name.
         """
         closure = self._known([name], self._roster.with_dependents)
-        self._check_loop()
+        self.check_loop()
         self._refuse_inside("restart")
         while (running := self._operation) is not None:
             if running.is_on_the_way_down:
@@ -353,6 +355,7 @@ class Lifecycle:
         operation.procedure = self._operation = None
         self._settle()
         operation.done.set()
+        self._escalate()
 
     def _watch(self) -> contextlib.AbstractContextManager[object]:
         if self._block_threshold is None:
@@ -575,11 +578,12 @@ class Lifecycle:
             procedure.ended.append(task)
             if task.defeat is not None:
                 procedure.service_failed(task.name, task.defeat, fatal=escalates)
-        elif escalates:
-            self._escalate(task)
-        elif operation is None and not self._roster.live():
+        elif operation is None and not escalates and not self._roster.live():
             self._state = ServiceState.STOPPED  # the loop closed under it
             self._settle()
+        if escalates and not isinstance(procedure, Starting) and not task.is_asked_to_stop:
+            self._lost = task
+            self._escalate()
 
     @property
     def _starting(self) -> Starting | None:
@@ -601,10 +605,14 @@ class Lifecycle:
                 else:
                     self._launch(dependent, watched=False)
 
-    def _escalate(self, task: ServiceTask) -> None:
-        """A service that the host can't do without is lost: stop everything, then say so."""
+    def _escalate(self) -> None:
+        """If a service is lost that the host can't do without, stop everything, then say so."""
+        if self._lost is None or self._operation is not None:
+            return  # when the operation has ended
+        task, self._lost = self._lost, None
         error = task.defeat
-        assert error is not None  # noqa: S101 - that is why we are here
+        if error is None or self._state is not ServiceState.RUNNING:
+            return  # everything has been stopped meanwhile
         self.failure = HostFailedError(task.name, describe(error))
         self.failure.__cause__ = error
         reason = f"{task.name!r} failed: {describe(error)}"
@@ -627,7 +635,7 @@ class Lifecycle:
 
     def _claim_loop(self) -> None:
         with self._lock:
-            self._check_loop()
+            self.check_loop()
             if self._token is None:
                 self._token, self._pid = current_token(), os.getpid()
 
@@ -636,7 +644,13 @@ class Lifecycle:
         if self._operation is None and not self._roster.tasks and self._state is not ServiceState.RUNNING:
             self._token = self._pid = self._context = None
 
-    def _check_loop(self) -> None:
+    def check_loop(self) -> None:
+        """Refuse what comes from elsewhere than where the services run.
+
+        Raises:
+            EventLoopError: They were started on another event loop.
+            ForkError: They were started in a parent process.
+        """
         if self._pid is not None and self._pid != os.getpid():
             raise ForkError(
                 f"The services were started in process {self._pid}, and this is its fork {os.getpid()}: "
