@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,18 +114,31 @@ def _database_error(body: bytes) -> DatabaseError:
     return DatabaseError(fields.get(b"M", "unknown error"), sqlstate=fields.get(b"C"))
 
 
-async def greet_valkey(address: Address) -> None:
-    """Return when a Valkey or Redis server at `address` answers commands, be it that it wants a password first.
+async def greet_valkey(address: Address, credentials: Sequence[str] = ()) -> None:
+    """Return when a Valkey or Redis server at `address` serves commands; whether it lets us in is not asked.
+
+    Args:
+        address: Where it is.
+        credentials: The arguments of AUTH: a password, or user and password. A server that wants a password says so
+            before it says that it is still loading its data, so without them a loading one looks ready.
 
     Raises:
         ConnectionFailedError: It can't be reached, hangs up, or is still loading its data.
     """
+    commands = [["AUTH", *credentials], ["PING"]] if credentials else [["PING"]]
     stream = await address.connect()
     async with stream:
+        receiver = BufferedByteReceiveStream(stream)
         try:
-            await stream.send(b"PING\r\n")
-            answer = await BufferedByteReceiveStream(stream).receive_until(b"\r\n", 1024)
+            await stream.send(b"".join(map(_array, commands)))
+            answers = [await receiver.receive_until(b"\r\n", 1024) for _ in commands]
         except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound) as error:
             raise ConnectionFailedError(f"the server at {address} hung up") from error
-    if not answer.startswith((b"+PONG", b"-NOAUTH", b"-DENIED")):
-        raise ConnectionFailedError(f"the server at {address} doesn't serve yet: {answer.decode(errors='replace')}")
+    if not answers[-1].startswith((b"+PONG", b"-NOAUTH", b"-DENIED")):
+        reason = answers[-1].decode(errors="replace")
+        raise ConnectionFailedError(f"the server at {address} doesn't serve yet: {reason}")
+
+
+def _array(words: Sequence[str]) -> bytes:
+    parts = [word.encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)

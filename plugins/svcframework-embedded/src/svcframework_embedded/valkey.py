@@ -89,7 +89,13 @@ class EmbeddedValkey(
         path.write_text("".join(f"{name} {_quoted(value)}\n" for name, value in settings.items()))
 
     async def _greet(self, address: Address) -> None:
-        await greet_valkey(address)
+        await greet_valkey(address, self._credentials())
+
+    def _credentials(self) -> list[str]:
+        if not self._external:
+            return [self._password] if self.config.transport == "tcp" else []
+        parts = urlsplit(self.url)
+        return [unquote(part) for part in (parts.username, parts.password) if part] if parts.password else []
 
     def _stop_steps(self, seconds: float) -> list[tuple[signal.Signals, float]]:
         return [(signal.SIGTERM, seconds)]
