@@ -9,7 +9,7 @@ export PATH="$PWD/$bin:$PATH"
 export NO_MKDOCS_2_WARNING=1
 
 shopt -s nullglob
-sources=(src/svcframework plugins/*/src/*/)
+sources=(src/svcframework plugins/*/src/*/ examples/*/src/*/)
 failed=()
 
 step() {
@@ -30,7 +30,7 @@ step() {
 dependencies() {
     local status=0 manifest
     deptry src || status=1
-    for manifest in plugins/*/pyproject.toml; do
+    for manifest in plugins/*/pyproject.toml examples/*/pyproject.toml; do
         (cd "$(dirname "$manifest")" && deptry src) || status=1
     done
     return $status

@@ -58,14 +58,14 @@ version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
 # What an environment depends on: its interpreter, the declared requirements and the pins.
 fingerprint() {
-    { "$1" -VV; cat pyproject.toml plugins/*/pyproject.toml constraints.txt benchmarks/requirements.txt scripts/env.sh 2>/dev/null || true; } | cksum
+    { "$1" -VV; cat pyproject.toml plugins/*/pyproject.toml examples/*/pyproject.toml constraints.txt benchmarks/requirements.txt scripts/env.sh 2>/dev/null || true; } | cksum
 }
 
-# Prints the arguments that install the core, every plugin and the tools, all of them editable.
+# Prints the arguments that install the core, every plugin, every example and the tools, all of them editable.
 requirements() {
     local manifest
     printf '%s\n' -c constraints.txt --group dev -e '.[all]'
-    for manifest in plugins/*/pyproject.toml; do
+    for manifest in plugins/*/pyproject.toml examples/*/pyproject.toml; do
         [ -f "$manifest" ] || continue
         printf '%s\n' -e "./$(dirname "$manifest")"
         if grep -q '^\[dependency-groups\]' "$manifest" && grep -q '^test *=' "$manifest"; then

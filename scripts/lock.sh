@@ -15,12 +15,12 @@ trap 'rm -f "$new"' EXIT
 groups=(--group dev)
 {
     echo "-e .[all]"
-    for manifest in plugins/*/pyproject.toml; do
+    for manifest in plugins/*/pyproject.toml examples/*/pyproject.toml; do
         [ -f "$manifest" ] || continue
         echo "-e ./$(dirname "$manifest")"
     done
 } >"$new.in"
-for manifest in plugins/*/pyproject.toml; do
+for manifest in plugins/*/pyproject.toml examples/*/pyproject.toml; do
     if [ -f "$manifest" ] && grep -q '^test *=' "$manifest"; then groups+=(--group "$manifest:test"); fi
 done
 mv "$new.in" .requirements.in
