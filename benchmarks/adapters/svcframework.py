@@ -70,8 +70,16 @@ def transients(graph: ModuleType) -> ServiceHost:
 
 @asynccontextmanager
 async def resolve() -> AsyncIterator[Operation]:
-    """Asked by type, as one would on a hot path."""
+    """An attribute of the host's services, as one would on a hot path."""
     graph = fresh_graph("svcframework_resolve")
+    async with singletons(graph) as host:
+        yield Operation("services.b", {"services": host.services}, graph)
+
+
+@asynccontextmanager
+async def resolve_get() -> AsyncIterator[Operation]:
+    """Asked by type."""
+    graph = fresh_graph("svcframework_get")
     async with singletons(graph) as host:
         yield Operation("get(B)", {"get": host.get, "B": graph.B}, graph)
 
@@ -135,8 +143,16 @@ async def scoped_dynamic() -> AsyncIterator[Operation]:
 
 @asynccontextmanager
 async def transient() -> AsyncIterator[Operation]:
-    """Asked by type; new each time."""
+    """A factory that the host compiled; new each time."""
     graph = fresh_graph("svcframework_transient")
+    async with transients(graph) as host:
+        yield Operation("make()", {"make": host.factory(graph.T5)}, graph)
+
+
+@asynccontextmanager
+async def transient_get() -> AsyncIterator[Operation]:
+    """Asked by type."""
+    graph = fresh_graph("svcframework_transient_get")
     async with transients(graph) as host:
         yield Operation("get(T5)", {"get": host.get, "T5": graph.T5}, graph)
 
@@ -274,4 +290,9 @@ ADAPTER = Adapter(
     start=start,
 )
 ASKED = Adapter(name="svcframework, `host[Type]`", distribution="svcframework", rows={"resolve": resolve_item})
-ADAPTERS = [ADAPTER, ASKED]
+BY_TYPE = Adapter(
+    name="svcframework, `host.get(Type)`",
+    distribution="svcframework",
+    rows={"resolve": resolve_get, "transient": transient_get},
+)
+ADAPTERS = [ADAPTER, BY_TYPE, ASKED]

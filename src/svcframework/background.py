@@ -33,10 +33,17 @@ class Background:
         finally:
             self._done.set()
 
+    @property
+    def has_ended(self) -> bool:
+        """It runs no longer: it was ended, or its event loop was."""
+        return self._done.is_set()
+
+    def cancel(self) -> None:
+        """End it soon."""
+        self._scope.cancel()
+
     async def end(self) -> None:
         """Cancel it and wait until it has ended."""
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._done.wait()
-
-

@@ -1,8 +1,9 @@
-"""ServiceHost, the running whole: it connects registry, resolver, lifecycle and health, which don't know one another."""
+"""ServiceHost, the running whole: connects registry, resolver, lifecycle and health, which don't know one another."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
@@ -10,7 +11,7 @@ import anyio
 
 from svcframework import diagrams
 from svcframework._signatures import Want, fits
-from svcframework._types import Lifetime, Location, ServiceState
+from svcframework._types import HealthResult, HealthStatus, Lifetime, Location, ServiceState
 from svcframework.background import Background
 from svcframework.config import ConfigManager, get_config_manager, use_config_manager
 from svcframework.discovery import LoadedPlugin, PluginCatalogue
@@ -20,16 +21,18 @@ from svcframework.errors import (
     PluginError,
     ScopeError,
     ServiceNotFoundError,
+    ShutdownError,
     type_name,
 )
-from svcframework.events import Event, EventBus
+from svcframework.events import Event, EventBus, HostStopping
 from svcframework.health import HealthMonitor, HealthTarget
-from svcframework.injection import CURRENT, activate, deactivate
+from svcframework.injection import CURRENT, activate, current_resolver, deactivate
 from svcframework.lifecycle import Lifecycle
-from svcframework.problems import Problem, WiringError
+from svcframework.problems import Problem, WiringError, listed
 from svcframework.registry import ServiceDescriptor, ServiceRegistry, as_names
 from svcframework.resolver import Resolver
-from svcframework.scopes import AMBIENT, Scope
+from svcframework.retry import on_retry
+from svcframework.scopes import Scope, ambient
 from svcframework.service import BaseService
 from svcframework.units import Units
 from svcframework.wiring import Graph, wire
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 S = TypeVar("S", bound="BaseService[Any]")
+_AT_REST = {ServiceState.REGISTERED, ServiceState.STOPPED, ServiceState.FAILED}
 
 
 class ServiceHost:
@@ -83,15 +87,22 @@ class ServiceHost:
         self.registry = ServiceRegistry()
         self.events = EventBus()
         self.health = HealthMonitor(self._health_targets, emit=self.events.emit)
+        self.events.subscribe(self.health.on_event)
         self._config, self._catalogue, self._log_events = config, catalogue, log_events
         self._resolver = Resolver(self._wire, host=self, attach=self._attach)
         self.get = self._resolver.table.__getitem__
         self._lifecycle: Lifecycle | None = None
         self._problems: list[Problem] = []
-        self._is_read = self._is_initialized = False
+        self._is_read = self._is_initialized = self._is_entered = False
         self._body: anyio.CancelScope | None = None
         self._token: Token[Resolver | None] | None = None
         self._background: Background | None = None
+        self._prepared: Graph | None = None
+        self._lock = threading.Lock()
+        self._hurried: float | None = None
+        self._hurry = anyio.Event()
+        self._forget_retries: Callable[[], None] = _nothing
+        self.events.subscribe(self._note)
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -108,6 +119,20 @@ class ServiceHost:
             WiringError: Something is wrong with it or with what it needs.
         """
         return self._resolver.table[wanted]
+
+    @property
+    def services(self) -> Any:
+        """The services that live as long as the host, as attributes: `host.services.user_service`, the fastest way."""
+        return self.resolver.space
+
+    def factory(self, wanted: type[T]) -> Callable[[], T]:
+        """A function that makes a transient service; it stays right when overrides come and go.
+
+        Raises:
+            ServiceNotFoundError: There is none.
+            ScopeError: It holds something that only a scope has.
+        """
+        return self.resolver.factory(self.resolver.name_for(wanted))
 
     def all(self, wanted: type[T]) -> list[T]:
         """All services of a type, in the order of declaration."""
@@ -384,34 +409,56 @@ class ServiceHost:
         Raises:
             WiringError: The wiring is wrong; nothing was built.
             StartupError: Services failed to start; holds all their errors.
+            StartupCancelledError: `stop` was called meanwhile.
+            IllegalStateError: A stop is under way, or a service was registered while the others run.
+            EventLoopError: It runs on another event loop.
+            ForkError: It runs in the parent process.
         """
         self._read()
         names = None if group is None else self.registry.group(group)
-        if self._lifecycle is None or self._lifecycle.state in {
-            ServiceState.STOPPED,
-            ServiceState.FAILED,
-            ServiceState.REGISTERED,
-        }:
-            self._prepare()
-        lifecycle = self.lifecycle
+        lifecycle = self._ready_lifecycle()
+        lifecycle.check_loop()
+        self._refuse_newcomers(lifecycle)
+        if lifecycle.state is ServiceState.REGISTERED:
+            self.health.enter("starting")
         activate(self._resolver)
-        self.health.enter("starting")
+        token = CURRENT.set(self._resolver)  # what the services' own tasks inherit
         try:
             await lifecycle.start(names)
+            self._watch_health()
         except BaseException:
-            if not lifecycle.state.is_running and lifecycle.state is not ServiceState.STARTING:
+            if lifecycle is self._lifecycle and lifecycle.state in _AT_REST:
                 self._after_stop()
             raise
-        self._watch_health()
-        self.health.enter("started")
+        finally:
+            CURRENT.reset(token)
+        if lifecycle.state.is_running:
+            self.health.enter("started")
 
-    def _prepare(self) -> None:
+    def _ready_lifecycle(self) -> Lifecycle:
+        """The lifecycle that runs or starts, else a new one; the same for all who ask at the same time."""
+        with self._lock:
+            known = self._lifecycle
+            state = ServiceState.STOPPED if known is None else known.state
+            is_fresh = state is ServiceState.REGISTERED and self._prepared is self.graph
+            if known is not None and (is_fresh or state not in _AT_REST):
+                return known
+            return self._prepare()
+
+    def _refuse_newcomers(self, lifecycle: Lifecycle) -> None:
+        late = [name for name, node in self.graph.nodes.items() if node.is_singleton and name not in lifecycle.states]
+        if late and lifecycle.state.is_running:
+            what = f"start {listed(map(repr, late))}, registered after the start,"
+            raise IllegalStateError(what, "the others run", fix="stop the host first, or register it before the start")
+
+    def _prepare(self) -> Lifecycle:
         """Validate, build what can be built before the start, and describe it to a new lifecycle."""
         if self._log_events:
             self._log_events = False
-            from svcframework.log import LogListener, ServiceLogger  # noqa: PLC0415 - structlog loads with the first start
+            from svcframework import log  # noqa: PLC0415 - structlog loads with the first start
 
-            self.events.subscribe(LogListener(ServiceLogger(self.name)))
+            log.load()  # now, and not in the middle of the start, where it would block the loop
+            self.events.subscribe(log.LogListener(log.ServiceLogger(self.name)))
         self.graph.check()
         deferred = self._resolver.deferred
         singletons = [name for name, node in self.graph.nodes.items() if node.is_singleton]
@@ -426,6 +473,22 @@ class ServiceHost:
             on_failure=self._on_failure,
         )
         self._resolver.is_started = True
+        self._prepared, self._hurried, self._hurry = self.graph, None, anyio.Event()
+        self._forget_retries()
+        self._forget_retries = on_retry.subscribe(self._forward_retry)
+        return self._lifecycle
+
+    def _forward_retry(self, event: Event) -> None:
+        """A retry of the process is told by the host that it happens in."""
+        if current_resolver() is self._resolver:
+            self.events.emit(event)
+
+    def _note(self, event: Event) -> None:
+        """Whoever begins the stop, and be it a failure: from then on the host isn't ready."""
+        if isinstance(event, HostStopping):
+            self.health.enter("draining")
+        else:
+            self.health.on_event(event)
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
@@ -445,25 +508,32 @@ class ServiceHost:
 
         Raises:
             ShutdownError: Everything was stopped, but some services raised or hung.
+            EventLoopError: It runs on another event loop.
+            ForkError: It runs in the parent process.
         """
         lifecycle = self._lifecycle
         if lifecycle is None:
             return
+        lifecycle.check_loop()
         if group is not None:
             await lifecycle.stop(self.registry.group(group), reason=reason, timeout=timeout)
             return
         if lifecycle.state.is_running:
             self.health.enter("draining")
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(self.drain_delay)
+            with anyio.move_on_after(self.drain_delay, shield=True):
+                await self._hurry.wait()
+        if self._hurried is not None:
+            timeout = min(self._hurried, self.stop_timeout if timeout is None else timeout)
         try:
             await lifecycle.stop(reason=reason, timeout=timeout)
         finally:
-            await self._end_background()
-            if lifecycle is self._lifecycle and not lifecycle.state.is_running:
+            if lifecycle is self._lifecycle and lifecycle.state in _AT_REST:
+                await self._end_background()
                 self._after_stop()
 
     def _after_stop(self) -> None:
+        self._forget_retries()
+        self._forget_retries = _nothing
         deactivate(self._resolver)
         self._resolver.is_started = False
         self._resolver.flush()
@@ -474,7 +544,9 @@ class ServiceHost:
         await self.lifecycle.restart(name)
 
     def hurry(self, timeout: float = 1.0) -> None:
-        """Shorten the stop that is under way to `timeout` seconds from now."""
+        """Shorten the stop that is under way, or about to begin, to `timeout` seconds; a drain delay ends at once."""
+        self._hurried = timeout
+        self._hurry.set()
         if self._lifecycle is not None:
             self._lifecycle.hurry(timeout)
 
@@ -486,15 +558,25 @@ class ServiceHost:
         """
         await self.lifecycle.wait_failed()
 
-    def _on_failure(self, error: LifecycleError) -> None:
-        """A service crashed for good: the block that runs on this host must end."""
+    def _on_failure(self, _error: LifecycleError) -> None:
+        """A service crashed for good and all was stopped: the block that runs on this host must end."""
+        background, self._background = self._background, None
+        if background is not None:
+            background.cancel()
+            self.health.stop()
+        self._after_stop()
         if self._body is not None:
             self._body.cancel()
 
     async def __aenter__(self) -> Self:
-        if self._body is not None:
+        if self._is_entered:
             raise IllegalStateError("enter the host", "it is entered already", fix="use one `async with host:` block")
-        await self.start()
+        self._is_entered = True
+        try:
+            await self.start()
+        except BaseException:
+            self._is_entered = False
+            raise
         self._token = CURRENT.set(self._resolver)
         self._body = anyio.CancelScope()
         self._body.__enter__()
@@ -505,17 +587,22 @@ class ServiceHost:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool:
-        body, self._body = self._body, None
+        body, self._body, self._is_entered = self._body, None, False
         failure = self.lifecycle.failure
-        swallowed = False
-        if body is not None:
-            swallowed = bool(body.__exit__(kind, error, trace))
+        if body is not None and body.__exit__(kind, error, trace):
+            error = None  # it was our own cancellation, because of a failure
         if self._token is not None:
-            CURRENT.reset(self._token)
+            with suppress(ValueError):  # left in another context than entered, as some test runners do
+                CURRENT.reset(self._token)
             self._token = None
-        await self.stop(reason="the block ended" if error is None else f"{type(error).__name__} in the block")
+        try:
+            await self.stop(reason="the block ended" if error is None else f"{type(error).__name__} in the block")
+        except ShutdownError as stop_error:
+            if error is None:
+                raise
+            error.add_note(f"{type(stop_error).__name__}: {stop_error}")  # what went wrong first is what is raised
         failure = failure or self.lifecycle.failure
-        if failure is not None and (error is None or swallowed):
+        if failure is not None and error is None:
             raise failure
         return False
 
@@ -535,12 +622,12 @@ class ServiceHost:
     ) -> None:
         """Own the process: start, run `main` (or until told to end), stop; then exit.
 
-        SIGTERM or SIGINT calls off a start, ends `main` and stops in order; a second one shortens the stop to a second, a
-        third kills. The exit code is 0, 143 after SIGTERM, 130 after SIGINT, 1 after a failure.
+        SIGTERM or SIGINT calls off a start, ends `main` and stops in order; a second one shortens the stop to a
+        second, a third kills. The exit code is 0, 143 after SIGTERM, 130 after SIGINT, 1 after a failure.
 
         Args:
             main: Called once everything runs; its end ends the host. None runs until a signal or a failure.
-            backend: `asyncio` or `trio`.
+            backend: `asyncio`, `uvloop` or `trio`.
             health_port: Serve liveness, readiness and startup over HTTP on this port of the loopback address, from the
                 first moment; 0 lets the system choose.
 
@@ -568,7 +655,7 @@ class ServiceHost:
         if level not in self.scopes:
             raise ScopeError(f"There is no scope level {level!r}. The host has: {', '.join(self.scopes)}.")
         given = {**(values or {}), **named}
-        parent = AMBIENT.get()
+        parent = ambient()
         if parent is not None and not parent.belongs_to(self._resolver):
             parent = None
         checked = {self._scope_value(key, value): value for key, value in given.items()} if given else None
@@ -604,7 +691,8 @@ class ServiceHost:
             ServiceNotFoundError: There is no such service.
             OverrideError: Running services hold the one to be replaced; names them and the two ways out.
         """
-        fakes = {self.resolver.name_for(key): fake for key, fake in {**(replacements or {}), **named}.items()}
+        given: dict[str | type, Any] = {**(replacements or {}), **cast("dict[str | type, Any]", named)}
+        fakes = {self.resolver.name_for(key): fake for key, fake in given.items()}
         with self._resolver.override(fakes):
             yield SimpleNamespace(**fakes)
 
@@ -621,7 +709,7 @@ class ServiceHost:
         return targets
 
     def _watch_health(self) -> None:
-        if self._background is None:
+        if self._background is None or self._background.has_ended:
             self._background = Background(self.health.run, name="svcframework health monitor")
 
     async def _end_background(self) -> None:
@@ -658,9 +746,7 @@ class ServiceHost:
         return {
             "total_services": len(states),
             "running_services": sum(state.is_running for state in states.values()),
-            "healthy_services": sum(
-                1 for name, state in states.items() if state.is_running and results.get(name, True)
-            ),
+            "healthy_services": sum(state.is_running and _is_well(results.get(name)) for name, state in states.items()),
             "state": self.state.value,
             "states": {name: state.value for name, state in states.items()},
             "start_times": dict(self._started_in()),
@@ -673,6 +759,15 @@ class ServiceHost:
 
     def __repr__(self) -> str:
         return f"<ServiceHost {self.name!r} {self.state.value}>"
+
+
+def _is_well(result: HealthResult | None) -> bool:
+    """A service that has started and was not checked yet is taken at its word."""
+    return result is None or bool(result) or result.status is HealthStatus.UNKNOWN
+
+
+def _nothing() -> None:
+    """Nothing to undo."""
 
 
 def _section(config: Any, name: str) -> Any:

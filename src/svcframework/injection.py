@@ -17,6 +17,7 @@ import asyncio.coroutines
 import functools
 import inspect
 import sys
+from contextlib import nullcontext
 from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
@@ -33,7 +34,7 @@ from svcframework.errors import (
     nearest,
 )
 from svcframework.resolver import Namespace, Resolver, attribute_of, names_in
-from svcframework.scopes import AMBIENT, Scope
+from svcframework.scopes import Scope, ambient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,11 +125,13 @@ def _current() -> Resolver:
 
 
 @overload
-def inject_service(function: Callable[P, R], /) -> Callable[..., R]: ...
+def inject_service(*services: str, **renamed: Any) -> Callable[[Callable[P, R]], Callable[..., R]]: ...
 @overload
 def inject_service(
-    *services: str | type, **renamed: str | type | Any
+    service: type, /, *services: str | type, **renamed: Any
 ) -> Callable[[Callable[P, R]], Callable[..., R]]: ...
+@overload
+def inject_service(function: Callable[P, R], /) -> Callable[..., R]: ...
 def inject_service(*services: Any, **renamed: Any) -> Any:
     """Fill in the parameters that the caller leaves out.
 
@@ -164,7 +167,7 @@ def _inject(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) 
     if not isinstance(target, FunctionType):
         return _inject_callable(target, services, renamed)
     previous: Mapping[str, Want] = getattr(target, "__injections__", {})
-    function = target.__wrapped__ if previous else target
+    function = cast("Any", target).__wrapped__ if previous else target
     injections = {**_wants(function, services, renamed), **previous}
     return Injection(function, injections).wrapper
 
@@ -172,17 +175,16 @@ def _inject(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) 
 def _inject_callable(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> Any:
     """A callable object is injected through a function that calls it."""
     call = target.func if isinstance(target, functools.partial) else type(target).__call__
-    if inspect.iscoroutinefunction(call):
 
-        async def forward(*args: Any, **kwargs: Any) -> Any:
-            return await target(*args, **kwargs)
-    else:
+    async def forward_async(*args: Any, **kwargs: Any) -> Any:
+        return await target(*args, **kwargs)
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return target(*args, **kwargs)
+    def forward_now(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
 
+    forward: Any = forward_async if inspect.iscoroutinefunction(call) else forward_now
     forward.__name__ = forward.__qualname__ = getattr(target, "__name__", type(target).__name__)
-    forward.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]  # what inspect reads
+    forward.__signature__ = inspect.signature(target)
     forward.__annotations__ = hints_of(call)
     return _inject(forward, services, renamed)
 
@@ -399,7 +401,7 @@ class Injection:
         resolver.bind(self.attributes[name], self.injections[name], name)
         return resolver.value(found)
 
-    def _planned(self, resolver: Resolver, given: Mapping[str, Any], found: Mapping[str, Ref | Refs | None]) -> Any:
+    def _planned(self, resolver: Resolver, given: dict[str, Any], found: Mapping[str, Ref | Refs | None]) -> Any:
         """Scoped or transient services: from the open scope, else by a compiled plan."""
         level = self._level(resolver, found)
         scope = _ambient(resolver, level)
@@ -407,57 +409,36 @@ class Injection:
             return self._from_scope(resolver, scope, given, found)
         if len(found) < len(self.injections):
             return self._plan(resolver, found, level)(*self._rest(given, found))
-        resolver.bind_plan(self.plan_attribute, lambda: self._guarded(resolver, found, level))
+        resolver.bind_plan(self.plan_attribute, lambda: self._plan(resolver, found, level))
         self.wrapper.__code__ = self.codes["owner_plan" if self.is_owned else "plan"]
-        return self._plan(resolver, found, level)(*self._rest(given, found))
+        return getattr(resolver.space, self.plan_attribute)(*self._rest(given, found))
 
     def _level(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None]) -> str:
         """The innermost scope level that the function needs."""
         return resolver.innermost(name for ref in found.values() for name in names_in(ref))
 
     def _plan(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None], level: str) -> Callable[..., Any]:
-        header = ", ".join(name for name in self.layout.names if name not in found)
-        return compile_plan(
-            resolver, self.function, found, header=header, passed=self.layout.passed, level=level or "call"
-        )  # fmt: skip
-
-    def _guarded(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None], level: str) -> Callable[..., Any]:
-        """The plan, unless a scope is open that has what it needs."""
-        plan = self._plan(resolver, found, level)
-        if not level:
-            return plan
-
-        header = ", ".join(name for name in self.layout.names if name not in found)
-        lines = [f"def call({header}):", " if AMBIENT.get() is None:", f"  return plan({header})",
-                 f" return in_scope(({header}{',' if header else ''}))"]  # fmt: skip
         names = [name for name in self.layout.names if name not in found]
 
-        def in_scope(values: tuple[Any, ...]) -> Any:
+        def around(values: tuple[Any, ...]) -> Any:
             given = {**dict(zip(names, values, strict=True)), **dict.fromkeys(found, INJECTED)}
-            return self._planned_in(resolver, given, found, level, plan)
+            scope = _ambient(resolver, level) or Scope(resolver, level, parent=ambient())
+            return self._from_scope(resolver, scope, given, found)
 
-        return cast(
-            "Callable[..., Any]",
-            build(
-                lines,
-                "call",
-                {"AMBIENT": AMBIENT, "plan": plan, "in_scope": in_scope},
-                label=f"call of {self.function.__qualname__}",
-            ),
+        return compile_plan(
+            resolver,
+            self.function,
+            found,
+            header=", ".join(names),
+            passed=self.layout.passed_with,
+            level=level or "call",
+            around=around if level else None,
         )
-
-    def _planned_in(
-        self, resolver: Resolver, given: dict[str, Any], found: Mapping[str, Ref | Refs | None], level: str, plan: Any
-    ) -> Any:
-        scope = _ambient(resolver, level)
-        if scope is None:
-            return plan(*self._rest(given, found))
-        return self._from_scope(resolver, scope, given, found)
 
     def _in_ambient(
         self, resolver: Resolver, given: dict[str, Any], found: Mapping[str, Ref | Refs | None], needed: NeedsScope
     ) -> Any:
-        scope = AMBIENT.get()
+        scope = ambient()
         if scope is None or not scope.belongs_to(resolver):
             name, parameter = str(needed), next(iter(found))
             level = resolver.level_of(name)
@@ -474,12 +455,14 @@ class Injection:
         self, resolver: Resolver, scope: Scope, given: dict[str, Any], found: Mapping[str, Ref | Refs | None]
     ) -> Any:
         """Take the services from an open scope."""
+        is_own = not scope.is_entered
         if inspect.iscoroutinefunction(self.function):
 
             async def call() -> Any:
-                for name, ref in found.items():
-                    given[name] = await resolver.value_in(scope, ref)
-                return await self._call(given)
+                async with scope if is_own else nullcontext():
+                    for name, ref in found.items():
+                        given[name] = await resolver.value_in(scope, ref)
+                    return await self._call(given)
 
             return call()
         if inspect.isasyncgenfunction(self.function):
@@ -491,8 +474,9 @@ class Injection:
                     yield item
 
             return iterate()
-        given.update({name: resolver.value(ref) for name, ref in found.items()})
-        return self._call(given)
+        with scope if is_own else nullcontext():
+            given.update({name: resolver.value(ref) for name, ref in found.items()})
+            return self._call(given)
 
     def _rest(self, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[Any]:
         return [given[name] for name in self.layout.names if name not in found]
@@ -520,8 +504,13 @@ class _Layout:
         self.first = parameters[0].name if parameters and parameters[0].name not in injections else None
         self.values = "".join(f"{name}, " for name in self.names)
         self.rest = ", ".join(name for name in self.names if name not in injections)
-        self.passed = ", ".join(map(_passed, parameters))
+        self._parameters = parameters
+        self.passed = self.passed_with({})
         self._header(parameters, injections)
+
+    def passed_with(self, values: Mapping[str, str]) -> str:
+        """The arguments of a call of the user's function, some of them replaced by other expressions."""
+        return ", ".join(_passed(parameter, values) for parameter in self._parameters)
 
     def _header(self, parameters: list[inspect.Parameter], injections: Mapping[str, Want]) -> None:
         """An injected parameter in front of a required one can only be passed by keyword."""
@@ -556,7 +545,7 @@ class _Layout:
 
 def _ambient(resolver: Resolver, level: str) -> Scope | None:
     """The innermost open scope of that host from which a level can be reached; any scope will do for none."""
-    scope = AMBIENT.get()
+    scope = ambient()
     while scope is not None and not scope.belongs_to(resolver):
         scope = scope.parent
     around = scope
@@ -565,13 +554,14 @@ def _ambient(resolver: Resolver, level: str) -> Scope | None:
     return scope if around is not None and level else None
 
 
-def _passed(parameter: inspect.Parameter) -> str:
+def _passed(parameter: inspect.Parameter, values: Mapping[str, str]) -> str:
     name = parameter.name
     if parameter.kind is parameter.VAR_POSITIONAL:
         return f"*{name}"
     if parameter.kind is parameter.VAR_KEYWORD:
         return f"**{name}"
-    return f"{name}={name}" if parameter.kind is parameter.KEYWORD_ONLY else name
+    value = values.get(name, name)
+    return f"{name}={value}" if parameter.kind is parameter.KEYWORD_ONLY else value
 
 
 _CLOSURE = [" INJECTED, function, slow, MAIN"]

@@ -21,18 +21,19 @@ from svcframework.errors import (
     ScopeError,
     ServiceNotFoundError,
     ServiceUnavailableError,
+    did_you_mean,
     type_name,
 )
 from svcframework.problems import listed
 from svcframework.registry import NOTHING, Make
-from svcframework.scopes import AMBIENT
+from svcframework.scopes import ambient
 from svcframework.service import BaseService
 from svcframework.wiring import Graph, Node, Ref, Refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from svcframework.scopes import Maker, Scope
+    from svcframework.scopes import Maker, Recipe, Scope
 
 T = TypeVar("T")
 
@@ -56,14 +57,29 @@ class Namespace:
 class Table(dict[Any, Any]):
     """One host's services by name and by type; `__missing__` is the slow path."""
 
-    __slots__ = ("_resolver",)
+    __slots__ = ("_resolver", "factories")
 
     def __init__(self, resolver: Resolver) -> None:
         super().__init__()
         self._resolver = resolver
+        self.factories: dict[Any, Callable[[], Any]] = {}
 
     def __missing__(self, key: Any) -> Any:
-        return self._resolver.lookup(key)
+        factory = self.factories.get(key)
+        return self._resolver.lookup(key) if factory is None else factory()
+
+
+class _Recipes(dict[Any, "Recipe"]):
+    """How scopes of one level answer each question; `__missing__` finds out."""
+
+    __slots__ = ("_level", "_resolver")
+
+    def __init__(self, resolver: Resolver, level: str) -> None:
+        super().__init__()
+        self._resolver, self._level = resolver, level
+
+    def __missing__(self, key: Any) -> Recipe:
+        return self._resolver.recipe(key, self._level, self)
 
 
 class Resolver:
@@ -81,6 +97,8 @@ class Resolver:
         self.generators: dict[str, Any] = {}
         self.substitutes: dict[str, Any] = {}
         self.is_started = False
+        self.generation = 0
+        self._recipes: dict[str, _Recipes] = {}
         self._graph: Graph | None = None
         self._wants: dict[str, tuple[Want, str]] = {}
         self._makers: dict[str, Maker | None] = {}
@@ -117,10 +135,13 @@ class Resolver:
     def flush(self) -> None:
         """Forget everything compiled and installed; instances stay."""
         with self.lock:
-            resolver = self.space.__dict__["_resolver"]
-            self.space.__dict__.clear()
-            self.space.__dict__["_resolver"] = resolver
+            self.generation += 1
+            for attribute in [each for each in vars(self.space) if each != "_resolver"]:
+                delattr(self.space, attribute)
             self.table.clear()
+            self.table.factories.clear()
+            for recipes in self._recipes.values():
+                recipes.clear()
             self._makers.clear()
             self._factories.clear()
             self._plans.clear()
@@ -175,14 +196,45 @@ class Resolver:
         node = self.node(name)
         if node.is_singleton:
             return self._install(self.table, key, [name], lambda: self.get(name))
+        if node.descriptor.lifetime is Lifetime.TRANSIENT and not self._overridden and not self.innermost([name]):
+            self.table.factories[key] = self.factory(name)
         return self.unshared(node)
+
+    def factory(self, name: str) -> Callable[[], Any]:
+        """A function that makes a transient; it stays right when overrides come and go.
+
+        Raises:
+            ScopeError: It holds something that only a scope has.
+        """
+        factory = self._factories.get(name)
+        if factory is None:
+            factory = self._factories[name] = compile_factory(self, name)
+        return factory
+
+    def recipes(self, level: str) -> _Recipes:
+        """How a scope of that level answers each question it can answer by itself."""
+        found = self._recipes.get(level)
+        if found is None:
+            found = self._recipes[level] = _Recipes(self, level)
+        return found
+
+    def recipe(self, key: Any, level: str, known: _Recipes) -> Recipe:
+        """How a scope answers one question; remembered unless an override is about."""
+        name = self.name_for(key)
+        with self.lock:
+            maker = self.maker(name)
+            own = maker is not None and self.level_of(name) in {level, ""}
+            found: Recipe = (name, maker if own else None, bool(maker and maker.is_async))
+            if not self._overridden:
+                known[key] = found
+            return found
 
     def unshared(self, node: Node) -> Any:
         """A transient, or a scoped service of the scope that is open here."""
         replaced = self.override_of(node.name)
         if replaced is not None:
             return replaced[0]
-        scope = AMBIENT.get()
+        scope = ambient()
         if scope is not None:
             return scope[node.name]
         if node.descriptor.lifetime is Lifetime.SCOPED:
@@ -190,10 +242,7 @@ class Resolver:
                 f"{node.name!r} is scoped and no scope is open: enter `async with host.scope({node.descriptor.scope!r}):`, "
                 "or inject it into a function, which opens one for the call."
             )
-        factory = self._factories.get(node.name)
-        if factory is None:
-            factory = self._factories[node.name] = compile_factory(self, node.name)
-        return factory()
+        return compile_factory(self, node.name)() if self._overridden else self.factory(node.name)()
 
     def get(self, wanted: str | type) -> Any:
         """A singleton of that exact name (or type), built now if need be; what this context overrides it with.
@@ -382,14 +431,16 @@ class Resolver:
         if plan is not None:
             return self._plan(attribute, plan)
         known = self._wants.get(attribute)
+        if known is None and attribute in self.graph.nodes:
+            known = (Want(attribute), attribute)
         if known is None:
-            raise Unresolved(attribute)
+            raise Unresolved(f"no service is named {attribute!r}.{did_you_mean(attribute, self.graph.nodes)}")
         want, parameter = known
         found = self.graph.resolve(want, parameter=parameter)
         names = names_in(found)
         if (found is None and want.how != "optional") or not all(self.node(name).is_singleton for name in names):
             raise Unresolved(attribute)
-        return self._install(self.space.__dict__, attribute, names, lambda: self.value(found))
+        return self._install(self.space, attribute, names, lambda: self.value(found))
 
     def bind(self, attribute: str, want: Want, parameter: str) -> None:
         """Tell what an attribute stands for."""
@@ -412,15 +463,19 @@ class Resolver:
                 if key not in self._plans:
                     self._plans[key] = compile_it()
                 return self._plans[key]
-            plan = self.space.__dict__[attribute] = compile_it()
+            plan = compile_it()
+            setattr(self.space, attribute, plan)
             return plan
 
-    def _install(self, where: dict[Any, Any], key: Any, names: Iterable[str], make: Callable[[], Any]) -> Any:
+    def _install(self, where: Table | Namespace, key: Any, names: Iterable[str], make: Callable[[], Any]) -> Any:
         """Remember a value under a key, unless an override is about: then it has to be asked for each time."""
         value = make()
         with self.lock:
             if not self._overridden or not any(name in self._overridden for name in names):
-                where[key] = value
+                if isinstance(where, Namespace):
+                    setattr(where, key, value)
+                else:
+                    where[key] = value
         return value
 
     # --- overrides ------------------------------------------------------------------------------------

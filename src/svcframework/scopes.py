@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 import anyio
 
@@ -44,6 +44,13 @@ class Source(Protocol):
     def level_of(self, name: str) -> str:
         """The scope level a service lives in."""
 
+    def recipes(self, level: str) -> Mapping[Any, Recipe]:
+        """How a scope of that level answers each question it can answer by itself."""
+
+
+Recipe = tuple[str, "Maker | None", bool]
+"""A service's name, its maker if it is to be had without further ado, and whether that has to be awaited."""
+
 
 class Scope:
     """One open scope: `async with host.scope() as scope: session = await scope.get(Session)`.
@@ -51,16 +58,17 @@ class Scope:
     Lives for one request, job or tenant. Scopes nest: a longer-lived level's services come from the scope around.
     """
 
-    __slots__ = ("_entered", "_pending", "_source", "_token", "exits", "level", "parent", "values")
+    __slots__ = ("_entered", "_pending", "_recipes", "_source", "_token", "exits", "level", "parent", "values")
 
     def __init__(
         self, source: Source, level: str, *, parent: Scope | None = None, values: Mapping[str, Any] | None = None
     ) -> None:
         self._source, self.level, self.parent = source, level, parent
+        self._recipes = source.recipes(level)
         self.values: dict[str, Any] = dict(values) if values else {}
         self.exits: list[Exit] = []
         self._pending: dict[str, anyio.Event] | None = None
-        self._token: Token[Scope | None] | None = None
+        self._token: Token[Scope | list[Any] | None] | None = None
         self._entered = False
 
     # --- asking ---------------------------------------------------------------------------------------
@@ -76,8 +84,13 @@ class Scope:
             ServiceNotFoundError: There is none.
             ScopeError: The scope is closed, or the service lives in a level that is not open.
         """
-        name = wanted if type(wanted) is str and wanted in self.values else self._source.name_for(wanted)
-        return await self.obtain(name)
+        name, maker, is_async = self._recipes[wanted]
+        values = self.values
+        if name in values:
+            return values[name]
+        if maker is None or is_async:
+            return await self.obtain(name)
+        return maker(self)
 
     @overload
     def __getitem__(self, wanted: type[T]) -> T: ...
@@ -156,6 +169,11 @@ class Scope:
         """Whether it was opened on the host of that resolver."""
         return self._source is source
 
+    @property
+    def is_entered(self) -> bool:
+        """Somebody has opened it, and closes it."""
+        return self._entered
+
     # --- opening and closing --------------------------------------------------------------------------
 
     def _enter(self) -> None:
@@ -190,21 +208,45 @@ class Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool:
         try:
-            return unwind_now(reversed(self.exits), error)
+            return unwind_now(self.taken(), error)
         finally:
-            self.exits = []
             self._leave()
+
+    def taken(self) -> list[Exit]:
+        """What is open, newest first; the caller closes it."""
+        exits, self.exits = self.exits, []
+        return exits[::-1]
+
+    def close_now(self) -> None:
+        """Close what is open, newest first, where nothing has to be awaited."""
+        unwind_now(self.taken(), None)
 
     async def close(self, error: BaseException | None = None) -> bool:
         """Close what is open, newest first, with the error that ended the block; True if one of them swallowed it."""
         if not self.exits:
             return False
-        exits, self.exits = self.exits, []
-        return await unwind(reversed(exits), error)
+        return await unwind(self.taken(), error)
 
 
-AMBIENT: ContextVar[Scope | None] = ContextVar("svcframework.scope", default=None)
-"""The innermost open scope of this task."""
+AMBIENT: ContextVar[Scope | list[Any] | None] = ContextVar("svcframework.scope", default=None)
+"""The innermost open scope of this task; a list while it is the bare one of a compiled call."""
+
+
+def ambient() -> Scope | None:
+    """The innermost open scope of this task.
+
+    A compiled call publishes no `Scope` but a list, `[how, None, *values]`: making one costs a tenth, and hardly any
+    call is asked for it. The first who asks turns it into a scope, in place.
+    """
+    found = AMBIENT.get()
+    if type(found) is list:
+        scope = found[1]
+        if scope is None:
+            source, level, names = found[0]
+            scope = found[1] = Scope(source, level, values=dict(zip(names, found[2:], strict=True)))
+            scope._entered = True  # noqa: SLF001 - the call closes it
+        return cast("Scope", scope)
+    return cast("Scope | None", found)
 
 
 class _Closed(dict[str, Any]):

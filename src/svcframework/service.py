@@ -56,13 +56,15 @@ class BaseService(Generic[ConfigT]):
         for member in vars(cls).values():
             _bind_to_instance(member)
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> BaseService[ConfigT]:
-        # Set here and not in __init__, so that a subclass which forgets super().__init__() works.
-        self = super().__new__(cls)
-        self.name = cls.service_name
-        self.state = ServiceState.REGISTERED
-        self.host = None
-        return self
+    if not TYPE_CHECKING:  # type checkers would take its parameters for the constructor's
+
+        def __new__(cls, *_args, **_kwargs):  # noqa: ANN002, ANN003, ANN204, D102 - as above
+            # Set here and not in __init__, so that a subclass which forgets super().__init__() works.
+            self = super().__new__(cls)
+            self.name = cls.service_name
+            self.state = ServiceState.REGISTERED
+            self.host = None
+            return self
 
     def __init__(self, config: ConfigT | Mapping[str, Any] | object | None = None) -> None:
         if config is not None:

@@ -144,5 +144,3 @@ class _Opened:
                 await anext(generator, None)
             elif generator is not None:
                 next(generator, None)
-
-
