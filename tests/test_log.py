@@ -396,7 +396,7 @@ def test_lifecycle_events_are_logged_in_words(lines: Callable[[], list[dict[str,
     assert ("cache", 0.25) == (found[0]["service"], found[0]["seconds"])
     assert ("starting", "running") == (found[1]["old"], found[1]["new"])
     assert ("OSError", "refused") == (found[2]["error_type"], found[2]["error"])
-    assert ("unhealthy: down", ["db"]) == (found[3]["new"], found[4]["culprits"])
+    assert ("unhealthy: down", ["db"]) == (found[3]["new"], found[5]["culprits"])
 
 
 def test_every_event_has_words(lines: Callable[[], list[dict[str, Any]]]) -> None:
