@@ -104,7 +104,7 @@ class ServiceConformance:
             address: The server's, or that of a fault proxy before it; None for a service without a server.
             settings: Further settings; they win.
         """
-        given = {} if address is None else {self._address_setting(): address}
+        given: dict[str, Any] = {} if address is None else {self._address_setting(): address}
         return self.service(self.service.config_type(**{**given, **self.settings, **settings}))
 
     def without_credentials(self, address: str, secret: str) -> str:
@@ -339,7 +339,7 @@ class ServiceConformance:
     def _secret_settings(self, canary: str, address: str | None) -> dict[str, Any]:
         """Each secret setting with the canary as its value; addresses have it as their password."""
         url = self.without_credentials(address or "http://user@localhost", canary)
-        found = {}
+        found: dict[str, Any] = {}
         for name, field in self.service.config_type.model_fields.items():
             kinds = list(_kinds(field.annotation))
             is_address = name == self.address_setting or name in {"url", "dsn", "endpoint", "base_url"}
