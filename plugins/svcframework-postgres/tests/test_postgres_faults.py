@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 
+import asyncpg
 import pytest
 
 from svcframework.deadlines import deadline
@@ -15,6 +16,7 @@ from svcframework.errors import (
 )
 from svcframework.testing.faults import FaultProxy
 from svcframework_postgres import PostgresConfig, PostgresService
+from svcframework_postgres.errors import translate
 
 
 async def test_killed_server_is_survived(mortal_postgres):
@@ -311,3 +313,12 @@ async def test_server_with_a_closed_door_is_told_from_a_bad_statement(mortal_pos
         await service.execute_query("SELECT pg_terminate_backend(pg_backend_pid())")
     assert (await service.execute_one("SELECT 1 AS n"))["n"] == 1
     await service.on_shutdown()
+
+
+def test_connection_that_is_closing_is_a_failed_connection():
+    """A call between a dying server's last word and the end of the connection was never sent, and may be retried."""
+    raised = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    found = translate(raised, "execute_one", 5.0)
+
+    assert (ConnectionFailedError, True) == (type(found), found.retryable)

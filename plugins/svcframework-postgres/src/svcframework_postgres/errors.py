@@ -63,6 +63,9 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
         return ConnectionFailedError(f"{operation}: {_reason(error)}")
     if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
         return ConnectionFailedError(f"{operation}: the connection was closed")
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
+        # A dying server has said so on an idle connection, whose end hasn't arrived yet. Nothing was sent.
+        return ConnectionFailedError(f"{operation}: the connection is closing")
     return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
 
 
