@@ -23,7 +23,7 @@ from svcframework.scopes import AMBIENT, did_not_stop, unwind, unwind_now
 from svcframework.wiring import Ref, Refs
 
 if TYPE_CHECKING:
-    from svcframework.scopes import Maker, Scope
+    from svcframework.scopes import Maker, Recipes, Scope
     from svcframework.wiring import Node
 
 
@@ -35,6 +35,9 @@ class Instances(Protocol):
 
     def node(self, name: str) -> Node:
         """The wired service."""
+
+    def recipes(self, level: str) -> Recipes:
+        """What scopes of a level share."""
 
     def get(self, wanted: str | type) -> Any:
         """A singleton, built if need be."""
@@ -184,7 +187,7 @@ class MakerCode(Code):
             self.is_async = True
         first = f"await {generator}.__anext__()" if is_async else f"next({generator})"
         value = self.variable()
-        self.lines += [f"{value} = {first}", f"scope.exits.append(({generator}, {is_async}))"]
+        self.lines += [f"{value} = {first}", f"scope.opened({generator}, is_async={is_async})"]
         return value
 
     def keep(self, name: str, expression: str) -> str:
@@ -309,7 +312,8 @@ def compile_plan(
     kind = _kind(function)
     if code.is_async and kind in {"sync", "generator"}:
         raise ScopeError(
-            f"{function.__qualname__}() is not async, but it asks for services that have to be awaited. Make it `async def`."
+            f"{function.__qualname__}() is not async, but it asks for services that have to be awaited: "
+            "make it `async def`."
         )
     call = _handler_call(kind, passed(values))
     lines = [f"{'async def' if kind in {'async', 'async generator'} else 'def'} plan({header}):"]
@@ -319,7 +323,7 @@ def compile_plan(
     lines += [f" {line}" for line in body]
     names = {
         **code.constants, "function": function, "AMBIENT": AMBIENT, "enter": AMBIENT.set, "leave": AMBIENT.reset,
-        "how": (instances, level, code.published()[0]), "unwind": unwind, "unwind_now": unwind_now,
+        "how": (instances.recipes(level), code.published()[0]), "unwind": unwind, "unwind_now": unwind_now,
         "did_not_stop": did_not_stop, "around": around,
     }  # fmt: skip
     return cast("Callable[..., Any]", build(lines, "plan", names, label=f"plan of {function.__qualname__}"))

@@ -32,7 +32,7 @@ from svcframework.problems import Problem, WiringError, listed
 from svcframework.registry import ServiceDescriptor, ServiceRegistry, as_names
 from svcframework.resolver import Resolver
 from svcframework.retry import on_retry
-from svcframework.scopes import Scope, ambient
+from svcframework.scopes import AMBIENT, Scope, ambient
 from svcframework.service import BaseService
 from svcframework.units import Units
 from svcframework.wiring import Graph, wire
@@ -91,6 +91,7 @@ class ServiceHost:
         self._config, self._catalogue, self._log_events = config, catalogue, log_events
         self._resolver = Resolver(self._wire, host=self, attach=self._attach)
         self.get = self._resolver.table.__getitem__
+        self._innermost = self._resolver.recipes(self.scopes[-1])
         self._lifecycle: Lifecycle | None = None
         self._problems: list[Problem] = []
         self._is_read = self._is_initialized = self._is_entered = False
@@ -651,15 +652,20 @@ class ServiceHost:
         Raises:
             ScopeError: There is no such level, or a value nobody declared, or one of the wrong type.
         """
+        parent = AMBIENT.get()
+        if parent is not None:
+            parent = ambient()
+            if parent is not None and not parent.belongs_to(self._resolver):
+                parent = None
+        if level is None and values is None and not named:
+            return Scope(self._innermost, None, parent)
         level = level or self.scopes[-1]
         if level not in self.scopes:
             raise ScopeError(f"There is no scope level {level!r}. The host has: {', '.join(self.scopes)}.")
-        given = {**(values or {}), **named}
-        parent = ambient()
-        if parent is not None and not parent.belongs_to(self._resolver):
-            parent = None
-        checked = {self._scope_value(key, value): value for key, value in given.items()} if given else None
-        return Scope(self.resolver, level, parent=parent, values=checked)
+        given: dict[str | type, Any] = dict(values or {})
+        given.update(named)
+        checked = {self._scope_value(key, value): value for key, value in given.items()}
+        return Scope(self._resolver.recipes(level), checked, parent)
 
     def _scope_value(self, key: str | type, value: Any) -> str:
         try:

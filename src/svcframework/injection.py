@@ -422,7 +422,7 @@ class Injection:
 
         def around(values: tuple[Any, ...]) -> Any:
             given = {**dict(zip(names, values, strict=True)), **dict.fromkeys(found, INJECTED)}
-            scope = _ambient(resolver, level) or Scope(resolver, level, parent=ambient())
+            scope = _ambient(resolver, level) or Scope(resolver.recipes(level), None, ambient())
             return self._from_scope(resolver, scope, given, found)
 
         return compile_plan(

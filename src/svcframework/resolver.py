@@ -26,7 +26,7 @@ from svcframework.errors import (
 )
 from svcframework.problems import listed
 from svcframework.registry import NOTHING, Make
-from svcframework.scopes import ambient
+from svcframework.scopes import Recipes, ambient
 from svcframework.service import BaseService
 from svcframework.wiring import Graph, Node, Ref, Refs
 
@@ -69,19 +69,6 @@ class Table(dict[Any, Any]):
         return self._resolver.lookup(key) if factory is None else factory()
 
 
-class _Recipes(dict[Any, "Recipe"]):
-    """How scopes of one level answer each question; `__missing__` finds out."""
-
-    __slots__ = ("_level", "_resolver")
-
-    def __init__(self, resolver: Resolver, level: str) -> None:
-        super().__init__()
-        self._resolver, self._level = resolver, level
-
-    def __missing__(self, key: Any) -> Recipe:
-        return self._resolver.recipe(key, self._level, self)
-
-
 class Resolver:
     """Builds and hands out the instances of one graph. Lives as long as its host; any thread may ask."""
 
@@ -98,7 +85,7 @@ class Resolver:
         self.substitutes: dict[str, Any] = {}
         self.is_started = False
         self.generation = 0
-        self._recipes: dict[str, _Recipes] = {}
+        self._recipes: dict[str, Recipes] = {}
         self._graph: Graph | None = None
         self._wants: dict[str, tuple[Want, str]] = {}
         self._makers: dict[str, Maker | None] = {}
@@ -211,22 +198,22 @@ class Resolver:
             factory = self._factories[name] = compile_factory(self, name)
         return factory
 
-    def recipes(self, level: str) -> _Recipes:
+    def recipes(self, level: str) -> Recipes:
         """How a scope of that level answers each question it can answer by itself."""
         found = self._recipes.get(level)
         if found is None:
-            found = self._recipes[level] = _Recipes(self, level)
+            found = self._recipes[level] = Recipes(self, level)
         return found
 
-    def recipe(self, key: Any, level: str, known: _Recipes) -> Recipe:
-        """How a scope answers one question; remembered unless an override is about."""
+    def recipe(self, key: Any, recipes: Recipes, /) -> Recipe:
+        """How a scope answers one question; remembered among its recipes unless an override is about."""
         name = self.name_for(key)
         with self.lock:
             maker = self.maker(name)
-            own = maker is not None and self.level_of(name) in {level, ""}
+            own = maker is not None and self.level_of(name) in {recipes.level, ""}
             found: Recipe = (name, maker if own else None, bool(maker and maker.is_async))
             if not self._overridden:
-                known[key] = found
+                recipes[key] = found
             return found
 
     def unshared(self, node: Node) -> Any:
@@ -239,7 +226,8 @@ class Resolver:
             return scope[node.name]
         if node.descriptor.lifetime is Lifetime.SCOPED:
             raise ScopeError(
-                f"{node.name!r} is scoped and no scope is open: enter `async with host.scope({node.descriptor.scope!r}):`, "
+                f"{node.name!r} is scoped and no scope is open: "
+                f"enter `async with host.scope({node.descriptor.scope!r}):`, "
                 "or inject it into a function, which opens one for the call."
             )
         return compile_factory(self, node.name)() if self._overridden else self.factory(node.name)()
@@ -542,7 +530,7 @@ class Resolver:
         if holders:
             raise OverrideError(
                 f"{name!r} can't be replaced on a running host: {listed(holders)} "
-                f"{'holds' if len(holders) == 1 else 'hold'} it from the constructor and would go on using the real one. "
+                f"{'holds' if len(holders) == 1 else 'hold'} it from the constructor and would use the real one. "
                 f"Override it before the start (`with host.override(…): async with host: …`), "
                 f"or inject it per call with @inject_service({name!r})."
             )
@@ -590,11 +578,7 @@ def attribute_of(want: Want) -> str:
     """The namespace's attribute for a wish: the service's own name where that is one."""
     if isinstance(want.key, str) and want.how == "one":
         return want.key if "." not in want.key else want.key.replace(".", "__dot__")
-    word = (
-        want.key
-        if isinstance(want.key, str)
-        else f"{type_name(want.key).replace('.', '_').replace('<locals>', '')}_{id(want.key):x}"
-    )
+    word = want.key if isinstance(want.key, str) else f"{type_name(want.key)}_{id(want.key):x}"
     return f"_{want.how}_{''.join(letter if letter.isalnum() else '_' for letter in word)}"
 
 

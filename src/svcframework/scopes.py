@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 import anyio
 
 from svcframework.errors import ScopeError, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Iterable, Sequence
     from types import TracebackType
 
     from svcframework._signatures import Want
@@ -44,8 +44,8 @@ class Source(Protocol):
     def level_of(self, name: str) -> str:
         """The scope level a service lives in."""
 
-    def recipes(self, level: str) -> Mapping[Any, Recipe]:
-        """How a scope of that level answers each question it can answer by itself."""
+    def recipe(self, key: Any, recipes: Recipes, /) -> Recipe:
+        """How a scope answers one question; remembered among its recipes unless an override is about."""
 
 
 Recipe = tuple[str, "Maker | None", bool]
@@ -58,18 +58,27 @@ class Scope:
     Lives for one request, job or tenant. Scopes nest: a longer-lived level's services come from the scope around.
     """
 
-    __slots__ = ("_entered", "_pending", "_recipes", "_source", "_token", "exits", "level", "parent", "values")
+    exits: Sequence[Exit] = ()
+    """What is open, oldest first; a list once there is something."""
+    is_held: bool = False
+    """It is a compiled call's own, which closes it."""
+    _pending: dict[str, anyio.Event | None] | None = None
+    _token: Token[Scope | list[Any] | None] | None = None
 
-    def __init__(
-        self, source: Source, level: str, *, parent: Scope | None = None, values: Mapping[str, Any] | None = None
-    ) -> None:
-        self._source, self.level, self.parent = source, level, parent
-        self._recipes = source.recipes(level)
-        self.values: dict[str, Any] = dict(values) if values else {}
-        self.exits: list[Exit] = []
-        self._pending: dict[str, anyio.Event] | None = None
-        self._token: Token[Scope | list[Any] | None] | None = None
-        self._entered = False
+    def __init__(self, recipes: Recipes, values: dict[str, Any] | None = None, parent: Scope | None = None, /) -> None:
+        # Positional, and defaults on the class: a scope is made for every request.
+        self._recipes = recipes
+        self.values = {} if values is None else values
+        self.parent = parent
+
+    @property
+    def level(self) -> str:
+        """Its scope level."""
+        return self._recipes.level
+
+    @property
+    def _source(self) -> Source:
+        return self._recipes.source
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -88,9 +97,9 @@ class Scope:
         values = self.values
         if name in values:
             return values[name]
-        if maker is None or is_async:
+        if maker is None:
             return await self.obtain(name)
-        return maker(self)
+        return await self._make_once(name, maker) if is_async else maker(self)
 
     @overload
     def __getitem__(self, wanted: type[T]) -> T: ...
@@ -126,16 +135,21 @@ class Scope:
         return await home._make_once(name, maker)  # noqa: SLF001 - another scope's own method
 
     async def _make_once(self, name: str, maker: Maker) -> Any:
-        pending = self._pending = {} if self._pending is None else self._pending
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = {}
         while name in pending:
-            await pending[name].wait()
+            pending[name] = made = pending[name] or anyio.Event()
+            await made.wait()
             if name in self.values:
                 return self.values[name]
-        pending[name] = anyio.Event()
+        pending[name] = None
         try:
             return await maker(self)
         finally:
-            pending.pop(name).set()
+            waited_for = pending.pop(name)
+            if waited_for is not None:
+                waited_for.set()
 
     def home_of(self, name: str) -> Scope:
         """The scope at or around this one whose level the service lives in; a transient lives where it is asked for."""
@@ -162,45 +176,61 @@ class Scope:
         if scope is not None and name in scope.values:
             return scope.values[name]
         raise ScopeError(
-            f"The scope value {name!r} ({type_name(wanted)}) was not passed: open it with host.scope({self.level!r}, {name}=…)."
+            f"The scope value {name!r} ({type_name(wanted)}) was not passed: "
+            f"open the scope with host.scope({self.level!r}, {name}=…)."
         )
 
     def belongs_to(self, source: object) -> bool:
         """Whether it was opened on the host of that resolver."""
         return self._source is source
 
+    def opened(self, generator: Any, *, is_async: bool) -> None:
+        """Remember to close a generator with the scope."""
+        if not self.exits:
+            self.exits = []
+        cast("list[Exit]", self.exits).append((generator, is_async))
+
     @property
     def is_entered(self) -> bool:
         """Somebody has opened it, and closes it."""
-        return self._entered
+        return self._token is not None or self.is_held
 
     # --- opening and closing --------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        if self._entered:
-            raise ScopeError("This scope was entered already: call host.scope() for each block.")
-        self._entered = True
+        if self._token is not None or type(self.values) is _Closed:
+            raise ScopeError(_ENTERED)
         self._token = AMBIENT.set(self)
 
     def _leave(self) -> None:
-        if self._token is not None:
-            AMBIENT.reset(self._token)
-            self._token = None
-        self.values = _Closed(self.level)
+        token, self._token = self._token, None
+        self.values = self._recipes.closed
+        if token is not None:
+            AMBIENT.reset(token)
 
-    async def __aenter__(self) -> Scope:
-        self._enter()
+    async def __aenter__(self) -> Self:
+        if self._token is not None or type(self.values) is _Closed:
+            raise ScopeError(_ENTERED)
+        self._token = AMBIENT.set(self)
         return self
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> bool:
+    ) -> Awaitable[bool | None]:
+        if self.exits or self._token is None:
+            return self._close_and_leave(error)
+        self.values = self._recipes.closed
+        AMBIENT.reset(self._token)
+        self._token = None
+        return NOTHING_TO_AWAIT
+
+    async def _close_and_leave(self, error: BaseException | None) -> bool:
         try:
-            return await self.close(error)
+            return await unwind(self.taken(), error)
         finally:
             self._leave()
 
-    def __enter__(self) -> Scope:
+    def __enter__(self) -> Self:
         self._enter()
         return self
 
@@ -212,9 +242,9 @@ class Scope:
         finally:
             self._leave()
 
-    def taken(self) -> list[Exit]:
+    def taken(self) -> Sequence[Exit]:
         """What is open, newest first; the caller closes it."""
-        exits, self.exits = self.exits, []
+        exits, self.exits = self.exits, ()
         return exits[::-1]
 
     def close_now(self) -> None:
@@ -227,6 +257,8 @@ class Scope:
             return False
         return await unwind(self.taken(), error)
 
+
+_ENTERED = "This scope was entered already: call host.scope() for each block."
 
 AMBIENT: ContextVar[Scope | list[Any] | None] = ContextVar("svcframework.scope", default=None)
 """The innermost open scope of this task; a list while it is the bare one of a compiled call."""
@@ -242,15 +274,27 @@ def ambient() -> Scope | None:
     if type(found) is list:
         scope = found[1]
         if scope is None:
-            source, level, names = found[0]
-            scope = found[1] = Scope(source, level, values=dict(zip(names, found[2:], strict=True)))
-            scope._entered = True  # noqa: SLF001 - the call closes it
+            recipes, names = found[0]
+            scope = found[1] = Scope(recipes, dict(zip(names, found[2:], strict=True)))
+            scope.is_held = True
         return cast("Scope", scope)
     return cast("Scope | None", found)
 
 
+class _NothingToAwait(tuple[()]):
+    """An awaitable that is done, without a coroutine: a tuple's iterator ends at once."""
+
+    __slots__ = ()
+    __await__ = tuple.__iter__
+
+
+NOTHING_TO_AWAIT = cast("Awaitable[None]", _NothingToAwait())
+
+
 class _Closed(dict[str, Any]):
     """The values of a closed scope: asking is an error, not a new service that nobody closes."""
+
+    __slots__ = ("level",)
 
     def __init__(self, level: str) -> None:
         super().__init__()
@@ -261,6 +305,19 @@ class _Closed(dict[str, Any]):
 
     def get(self, name: str, default: Any = None, /) -> Any:
         return name in self and default
+
+
+class Recipes(dict[Any, "Recipe"]):
+    """How scopes of one level answer each question; `__missing__` finds out. Lives as long as the host."""
+
+    __slots__ = ("closed", "level", "source")
+
+    def __init__(self, source: Source, level: str) -> None:
+        super().__init__()
+        self.source, self.level, self.closed = source, level, _Closed(level)
+
+    def __missing__(self, key: Any) -> Recipe:
+        return self.source.recipe(key, self)
 
 
 async def unwind(exits: Iterable[Exit], error: BaseException | None) -> bool:
