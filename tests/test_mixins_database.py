@@ -24,6 +24,11 @@ from svcframework.mixins import DatabaseOperationMixin
 from svcframework.service import BaseService
 
 
+def _named(query: str, args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
+    """PostgreSQL's numbered places as SQLite's named ones."""
+    return re.sub(r"\$(\d+)", r":p\1", query), {f"p{number}": value for number, value in enumerate(args, 1)}
+
+
 class Sqlite(DatabaseService[ServiceConfig]):
     """The contract on sqlite; `fails` is raised by the next statement, as a driver would."""
 
@@ -39,7 +44,7 @@ class Sqlite(DatabaseService[ServiceConfig]):
     async def execute_query(self, query: str, *args: Any, timeout: float | None = None) -> list[Record]:
         if self.fails is not None:
             raise self.fails
-        rows = self.link.execute(re.sub(r"\$(\d+)", r"?\1", query), args).fetchall()
+        rows = self.link.execute(*_named(query, args)).fetchall()
         return [dict(row) for row in rows]
 
     async def execute_one(self, query: str, *args: Any, timeout: float | None = None) -> Record | None:
