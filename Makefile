@@ -10,8 +10,8 @@ help: ## Show this list
 setup: ## Make .venv with the core, every plugin and the tools
 	@scripts/env.sh main
 
-demo: ## Run the demo: real PostgreSQL and Valkey, nothing installed on your system
-	@$(PY) -m svcframework demo
+demo: ## Run the demo, examples/catalogue: real PostgreSQL and Valkey, nothing installed on your system
+	@$(PY) -m catalogue.demo
 
 test: ## Run the tests on every Python found of 3.11, 3.12, 3.13 (ARGS="-k name" PYTHONS=3.13)
 	@scripts/test.sh $(ARGS)
