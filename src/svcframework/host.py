@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from svcframework.events import Listener
 
 T = TypeVar("T")
+_ambient_now = AMBIENT.get
 S = TypeVar("S", bound="BaseService[Any]")
 _AT_REST = {ServiceState.REGISTERED, ServiceState.STOPPED, ServiceState.FAILED}
 
@@ -652,12 +653,12 @@ class ServiceHost:
         Raises:
             ScopeError: There is no such level, or a value nobody declared, or one of the wrong type.
         """
-        parent = AMBIENT.get()
-        if parent is not None:
+        parent = None
+        if _ambient_now() is not None:
             parent = ambient()
             if parent is not None and not parent.belongs_to(self._resolver):
                 parent = None
-        if level is None and values is None and not named:
+        if not (level or values or named):
             return Scope(self._innermost, None, parent)
         level = level or self.scopes[-1]
         if level not in self.scopes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 import anyio
@@ -58,18 +58,17 @@ class Scope:
     Lives for one request, job or tenant. Scopes nest: a longer-lived level's services come from the scope around.
     """
 
-    exits: Sequence[Exit] = ()
-    """What is open, oldest first; a list once there is something."""
-    is_held: bool = False
-    """It is a compiled call's own, which closes it."""
-    _pending: dict[str, anyio.Event | None] | None = None
-    _token: Token[Scope | list[Any] | None] | None = None
+    __slots__ = ("_pending", "_recipes", "_token", "exits", "is_held", "parent", "values")
 
     def __init__(self, recipes: Recipes, values: dict[str, Any] | None = None, parent: Scope | None = None, /) -> None:
-        # Positional, and defaults on the class: a scope is made for every request.
+        # By position, and as little as can be: a scope is made for every request.
         self._recipes = recipes
-        self.values = {} if values is None else values
+        self.values: dict[str, Any] = {} if values is None else values
         self.parent = parent
+        self.exits: Sequence[Exit] = ()
+        self.is_held = False
+        self._pending: dict[str, anyio.Event | None] | None = None
+        self._token: Any = None
 
     @property
     def level(self) -> str:
@@ -198,30 +197,31 @@ class Scope:
     # --- opening and closing --------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        if self._token is not None or type(self.values) is _Closed:
-            raise ScopeError(_ENTERED)
-        self._token = AMBIENT.set(self)
+        if self._token is not None:
+            raise ScopeError("This scope was entered already: call host.scope() for each block.")
+        self._token = _enter(self)
 
     def _leave(self) -> None:
-        token, self._token = self._token, None
         self.values = self._recipes.closed
+        token, self._token = self._token, _SPENT
         if token is not None:
-            AMBIENT.reset(token)
+            _leave(token)
 
     async def __aenter__(self) -> Self:
-        if self._token is not None or type(self.values) is _Closed:
-            raise ScopeError(_ENTERED)
-        self._token = AMBIENT.set(self)
+        if self._token is None:
+            self._token = _enter(self)
+            return self
+        self._enter()
         return self
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> Awaitable[bool | None]:
-        if self.exits or self._token is None:
+        if self.exits:
             return self._close_and_leave(error)
         self.values = self._recipes.closed
-        AMBIENT.reset(self._token)
-        self._token = None
+        _leave(self._token)
+        self._token = _SPENT
         return NOTHING_TO_AWAIT
 
     async def _close_and_leave(self, error: BaseException | None) -> bool:
@@ -258,10 +258,13 @@ class Scope:
         return await unwind(self.taken(), error)
 
 
-_ENTERED = "This scope was entered already: call host.scope() for each block."
+_SPENT: Any = object()
+"""The token of a scope that was left."""
 
 AMBIENT: ContextVar[Scope | list[Any] | None] = ContextVar("svcframework.scope", default=None)
 """The innermost open scope of this task; a list while it is the bare one of a compiled call."""
+
+_enter, _leave = AMBIENT.set, AMBIENT.reset
 
 
 def ambient() -> Scope | None:

@@ -10,6 +10,7 @@ from typing_extensions import TypeVar  # typing's own has no default before Pyth
 
 from svcframework._types import HealthResult, HealthStatus, Restart, ServiceState
 from svcframework.config import ServiceConfig, load_config
+from svcframework.errors import RegistrationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # The default lets strict type checkers accept `class X(BaseService):`, for a service without settings of its own.
 ConfigT = TypeVar("ConfigT", bound=ServiceConfig, default=ServiceConfig)
 T = TypeVar("T")
+_TAKEN = {"config", "host", "logger", "metrics", "name", "state", "version"}
 
 
 class BaseService(Generic[ConfigT]):
@@ -53,7 +55,12 @@ class BaseService(Generic[ConfigT]):
         config_type = _config_argument(cls)
         if config_type is not None:
             cls.config_type = config_type
-        for member in vars(cls).values():
+        for attribute, member in vars(cls).items():
+            if attribute in _TAKEN and callable(member):
+                raise RegistrationError(
+                    f"{cls.__qualname__}.{attribute}() would be hidden by the attribute {attribute!r} that every service has: "
+                    "give the method another name."
+                )
             _bind_to_instance(member)
 
     if not TYPE_CHECKING:  # type checkers would take its parameters for the constructor's
@@ -148,7 +155,7 @@ class BaseService(Generic[ConfigT]):
         started = time.perf_counter()
         try:
             found: object = await self._service_health_check()
-        except Exception as error:  # a boundary: a check that raises has found something
+        except Exception as error:  # noqa: BLE001 - a boundary: a check that raises has found something
             found = HealthResult.unhealthy(f"{type(error).__name__}: {error}")
         return as_health_result(found, latency=time.perf_counter() - started)
 
