@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import anyio
-from rich.console import Console, RenderableType
+from rich.console import Console, OverflowMethod, RenderableType
 from rich.padding import Padding
 
 from catalogue.container import PLUGINS, CatalogueContainer
@@ -260,8 +260,9 @@ class Demo:
         self.console.print(f"\n[bold cyan]{name}[/]  [dim]{subtitle}[/]\n", highlight=False)
 
     def show(self, content: RenderableType) -> None:
-        lines = {"no_wrap": True, "overflow": "ellipsis"} if isinstance(content, str) else {}
-        self.console.print(Padding(content, (0, 2), expand=False), highlight=False, **lines)
+        is_line = isinstance(content, str)
+        overflow: OverflowMethod = "ellipsis" if is_line else "fold"
+        self.console.print(Padding(content, (0, 2), expand=False), highlight=False, no_wrap=is_line, overflow=overflow)
 
     def since(self, began: float) -> str:
         return f"{self.journal.now - began:5.2f} s"
