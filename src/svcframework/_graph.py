@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-def components(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
+def components(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
     """The strongly connected components, dependencies first, deterministic (Tarjan's algorithm, iterative).
 
     Args:
@@ -60,7 +60,7 @@ def _pop_component(root: str, stack: list[str], on_stack: set[str]) -> list[str]
     return component
 
 
-def ring_in(component: Sequence[str], edges: Mapping[str, Sequence[str]]) -> list[str]:
+def ring_in(component: Sequence[str], edges: Mapping[str, Iterable[str]]) -> list[str]:
     """A shortest ring through the first name of a component, that name first and last."""
     start, inside = component[0], set(component)
     came_from: dict[str, str] = {}
@@ -82,7 +82,7 @@ def _walk_back(name: str, came_from: Mapping[str, str], start: str) -> Iterable[
     yield start
 
 
-def closure(names: Iterable[str], edges: Mapping[str, Sequence[str]]) -> set[str]:
+def closure(names: Iterable[str], edges: Mapping[str, Iterable[str]]) -> set[str]:
     """The names and all they lead to."""
     seen: set[str] = set()
     queue = list(names)
@@ -93,7 +93,7 @@ def closure(names: Iterable[str], edges: Mapping[str, Sequence[str]]) -> set[str
     return seen
 
 
-def inverse(edges: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def inverse(edges: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """The same graph with every edge turned round, in the order of the names."""
     turned: dict[str, list[str]] = {name: [] for name in edges}
     for name, targets in edges.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Final, ForwardRef, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 T = TypeVar("T")
 
@@ -45,37 +46,45 @@ class Want:
     how: How = "one"
 
     def __str__(self) -> str:
-        word = self.key if isinstance(self.key, str) else getattr(self.key, "__qualname__", str(self.key))
+        key = self.key
+        word = key if isinstance(key, str) else getattr(key, "__qualname__", str(key)).rpartition("<locals>.")[2]
         forms = {"one": "{}", "optional": "{} | None", "lazy": "Lazy[{}]", "list": "list[{}]", "dict": "dict[str, {}]"}
         return forms[self.how].format(word)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a callable."""
+    """One parameter of a callable.
+
+    Args:
+        name: Its name.
+        annotation: Its annotation, evaluated; a string where that failed, `EMPTY` where there is none.
+        default: Its default, or `EMPTY`.
+        keyword_only: It can only be passed by name.
+        positional_only: It can only be passed by position.
+        want: What the annotation asks for; None when it says nothing that could be a service.
+    """
 
     name: str
-    annotation: Any
-    default: Any
-    keyword_only: bool
+    annotation: Any = EMPTY
+    default: Any = EMPTY
+    keyword_only: bool = False
+    positional_only: bool = False
+    want: Want | None = None
 
     @property
     def is_required(self) -> bool:
         """There is no default."""
         return self.default is EMPTY
 
-    @property
-    def want(self) -> Want | None:
-        """What the annotation asks for; None when it says nothing that could be a service."""
-        return want_of(self.annotation)
-
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The parameters a caller can name, and whether any others are taken too."""
+    """The parameters of a callable, those by position first, and whether any others are taken too."""
 
     parameters: tuple[Parameter, ...]
     takes_any_keyword: bool = False
+    takes_any_position: bool = False
 
     def get(self, name: str) -> Parameter | None:
         """The parameter of that name."""
@@ -84,6 +93,9 @@ class Signature:
 
 def signature_of(target: Callable[..., Any]) -> Signature:
     """The signature of a class's constructor or of a function; empty for what has none (many C types)."""
+    target = get_origin(target) or target  # Repository[User] is made by Repository
+    if hasattr(target, "__signature__"):  # what an author states wins, a pydantic model's fields for one
+        return _inspected(target)
     function = _function_of(target)
     if not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
         return _inspected(target)
@@ -92,8 +104,11 @@ def signature_of(target: Callable[..., Any]) -> Signature:
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations with strings evaluated; one that can't be evaluated stays a string."""
-    annotations = dict(getattr(function, "__annotations__", None) or {})
-    if not any(isinstance(value, str) for value in annotations.values()):
+    annotations: dict[str, Any] = getattr(function, "__annotations__", None) or {}
+    for value in annotations.values():
+        if isinstance(value, str) or not (isinstance(value, type) or value is None):
+            break
+    else:
         return annotations
     space = getattr(inspect.unwrap(function), "__globals__", {})
     return {name: _evaluate(value, space) for name, value in annotations.items()}
@@ -101,6 +116,8 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def want_of(annotation: Any) -> Want | None:  # noqa: PLR0911 - one return per form of annotation
     """What an annotation asks for; None for builtins, Any and what can't be a service."""
+    if type(annotation) is type:  # most are plain classes, and get_origin is slow
+        return None if annotation.__module__ in _NO_SERVICES or annotation is EMPTY else Want(annotation)
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *notes = get_args(annotation)
@@ -119,13 +136,19 @@ def want_of(annotation: Any) -> Want | None:  # noqa: PLR0911 - one return per f
         return _form(get_args(annotation)[1], "dict")
     if isinstance(origin, type):
         annotation = origin  # BaseService[Config] asks for BaseService
-    if isinstance(annotation, type) and annotation.__module__ not in {"builtins", "typing"}:
+    if isinstance(annotation, type) and annotation.__module__ not in _NO_SERVICES:
         return Want(annotation)
     return None
 
 
+_NO_SERVICES: Final = frozenset({"builtins", "typing"})
+
+
 def provided_by(factory: Callable[..., Any]) -> type:
     """The type of what a class, function or generator function makes; `object` when it does not say."""
+    if isinstance(factory, functools.partial):
+        return provided_by(factory.func)
+    factory = get_origin(factory) or factory
     if isinstance(factory, type):
         return factory
     annotation = hints_of(factory).get("return")
@@ -161,7 +184,7 @@ def _form(argument: Any, how: How) -> Want | None:
 
 def _function_of(target: Callable[..., Any]) -> Any:
     if isinstance(target, type):
-        passive = target.__new__ is object.__new__ or _new_is_passive(target)
+        passive = cast("Any", target.__new__) is object.__new__ or _new_is_passive(target)
         return vars(target).get("__init__", getattr(target, "__init__", None)) if passive else None
     return target.__func__ if isinstance(target, types.MethodType) else target
 
@@ -175,48 +198,70 @@ def _new_is_passive(cls: type) -> bool:
 def _read(function: types.FunctionType, *, skip: bool) -> Signature:
     """Straight from the code object: ten times faster than inspect.signature, which thousands of services feel."""
     code, hints = function.__code__, hints_of(function)
-    positional = code.co_varnames[: code.co_argcount]
-    keyword = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    count, only = code.co_argcount, code.co_posonlyargcount
+    names = code.co_varnames[: count + code.co_kwonlyargcount]
     defaults = function.__defaults__ or ()
-    first_default = len(positional) - len(defaults)
+    first_default = count - len(defaults)
     kwdefaults = function.__kwdefaults__ or {}
-    parameters = [
-        Parameter(name, hints.get(name, EMPTY), defaults[n - first_default] if n >= first_default else EMPTY, False)  # noqa: FBT003 - a record
-        for n, name in enumerate(positional)
-        if n or not skip
-    ]
-    parameters += [
-        Parameter(name, hints.get(name, EMPTY), kwdefaults.get(name, EMPTY), True)  # noqa: FBT003 - a record
-        for name in keyword
-    ]
-    return Signature(tuple(parameters), bool(code.co_flags & inspect.CO_VARKEYWORDS))
+    parameters = []
+    for n in range(1 if skip else 0, len(names)):
+        name = names[n]
+        annotation = hints.get(name, EMPTY)
+        if n >= count:
+            default = kwdefaults.get(name, EMPTY)
+        else:
+            default = defaults[n - first_default] if n >= first_default else EMPTY
+        parameters.append(Parameter(name, annotation, default, n >= count, n < only, want_of(annotation)))
+    flags = code.co_flags
+    return Signature(tuple(parameters), bool(flags & inspect.CO_VARKEYWORDS), bool(flags & inspect.CO_VARARGS))
 
 
 def _inspected(target: Callable[..., Any]) -> Signature:
     try:
         signature = inspect.signature(target)
     except (ValueError, TypeError):
-        return Signature((), takes_any_keyword=True)
+        return Signature((), takes_any_keyword=True, takes_any_position=True)
     hints = hints_of(getattr(target, "__init__", target) if isinstance(target, type) else target)
-    kinds = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
-    found = tuple(
-        Parameter(p.name, hints.get(p.name, p.annotation), p.default, p.kind is p.KEYWORD_ONLY)
-        for p in signature.parameters.values()
-        if p.kind in kinds
-    )
-    return Signature(found, any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()))
+    found, kinds = [], set()
+    for parameter in signature.parameters.values():
+        kind, name = parameter.kind, parameter.name
+        kinds.add(kind)
+        if kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            continue
+        annotation = hints.get(name, parameter.annotation)
+        by_name, by_position = kind is parameter.KEYWORD_ONLY, kind is parameter.POSITIONAL_ONLY
+        found.append(Parameter(name, annotation, parameter.default, by_name, by_position, want_of(annotation)))
+    keyword, position = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+    return Signature(tuple(found), keyword in kinds, position in kinds)
 
 
 def _evaluate(annotation: Any, space: dict[str, Any]) -> Any:
-    if not isinstance(annotation, str):
+    """The annotation, strings inside it evaluated too; as text when a name in it exists for type checkers only."""
+    if isinstance(annotation, str):
+        found = space.get(annotation)
+        if found is not None:
+            return found
+    elif not _has_text(annotation):
         return annotation
-    found = space.get(annotation)
-    if found is not None:
-        return found
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"it": annotation}
     try:
-        return eval(annotation, space)  # noqa: S307 - the author's own annotation, as typing.get_type_hints does
-    except Exception:  # noqa: BLE001 - a name that exists for type checkers only
-        return annotation
+        return typing.get_type_hints(holder, space, include_extras=True)["it"]
+    except Exception:  # noqa: BLE001 - whatever the author's own annotation raises
+        return annotation if isinstance(annotation, str) else str(annotation).replace("typing.", "")
+
+
+def _has_text(annotation: Any) -> bool:
+    """Whether there is a name in it that is still to be looked up, as in `list["Mailer"]`."""
+    if isinstance(annotation, (str, ForwardRef)):
+        return True
+    origin = get_origin(annotation)
+    if origin is None or origin is Literal:
+        return False
+    arguments = get_args(annotation)
+    return any(_has_text(argument) for argument in (arguments[:1] if origin is Annotated else arguments))
 
 
 def _protocol_members(protocol: type) -> set[str]:

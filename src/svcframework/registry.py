@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from svcframework._signatures import fits, provided_by
@@ -13,15 +14,24 @@ from svcframework.service import snake_case
 
 NOTHING: Final = type("Nothing", (), {"__repr__": lambda _: "<nothing>"})()
 """Marks a descriptor that has a factory and no ready instance."""
+_NO_ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType({})  # shared by all who are given none
 
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """An argument that is made by a call, anew for each use. Its own arguments may be services again."""
+    """An argument that is made by a call, anew for each use. Its own arguments may be services again.
+
+    Args:
+        factory: What is called.
+        args: Positional arguments: values, `Want`s or `Make`s.
+        kwargs: Keyword arguments, likewise.
+        setting: What it reads, when it reads a setting: that is tried when the graph is wired.
+    """
 
     factory: Callable[..., Any]
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = _NO_ARGUMENTS
+    setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class ServiceDescriptor:
     lifetime: Lifetime = Lifetime.SINGLETON
     scope: str = ""
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = _NO_ARGUMENTS
     config: Any = None
     dependencies: tuple[str, ...] = ()
     optional_dependencies: tuple[str, ...] = ()
@@ -202,7 +212,8 @@ def _check_name(name: str, target: object, at: Location | None) -> None:
         raise RegistrationError(f"{target!r} has no name of its own{_at(at)}: pass name=.")
     if not all(part.isidentifier() for part in name.split(".")):
         raise RegistrationError(
-            f"{name!r} can't be a service's name{_at(at)}: use letters, digits and underscores, as in {snake_case('MyService')!r}."
+            f"{name!r} can't be a service's name{_at(at)}: use letters, digits and underscores, "
+            f"as in {snake_case('MyService')!r}."
         )
 
 
