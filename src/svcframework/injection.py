@@ -116,6 +116,11 @@ def current_resolver() -> Resolver | None:
     return _FALLBACK[0]() if _FALLBACK else None
 
 
+def is_sole(resolver: Resolver) -> bool:
+    """Whether this host runs and no other: then it is everybody's, and no context need be told."""
+    return _MAIN.cell_contents is resolver.space
+
+
 def _current() -> Resolver:
     mine = CURRENT.get()
     return mine if mine is not None and mine in _RUNNING else _RUNNING[0]
