@@ -518,6 +518,7 @@ def test_promises_hold_for_any_commands(backend):
                 await play(world[0], commands)
             if scope.cancelled_caught:
                 world[0].broken.append("L13: deadlock")
+                world[0].free.set()
 
         run(backend, main, broken := [])
         assert [] == [*world[0].broken, *broken], story(plans, commands)
@@ -553,6 +554,7 @@ def test_promises_hold_for_a_start_cancelled_anywhere(backend):
                     await world.end()
                 broken.extend(world.broken)
                 if scope.cancelled_caught:
+                    world.free.set()
                     broken.append(f"L13: deadlock after a cancellation at turn {turn}")
                 if not was_cancelled or broken:
                     break
@@ -596,6 +598,7 @@ def test_promises_hold_for_a_stop_cancelled_anywhere(backend):
                     await world.end()
                 broken.extend(world.broken)
                 if scope.cancelled_caught:
+                    world.free.set()
                     broken.append(f"L13: deadlock after a cancellation at turn {turn}")
                 if not was_cancelled or broken:
                     break

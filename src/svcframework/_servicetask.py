@@ -159,7 +159,7 @@ class ServiceTask:
     def report_late_start(self) -> None:
         """Let the others go on: `on_startup` doesn't even react to being interrupted."""
         if self.phase is Phase.STARTUP and self._late is not None and not self._asked.is_set():
-            self.seconds = self._clock() - self._began
+            self.seconds, self.start_error = self._clock() - self._began, self._late
             self._roster.set_state(self.name, ServiceState.FAILED)
             self.owner.start_failed(self, self._late)
 
