@@ -16,6 +16,7 @@ import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
 from svcframework import _backend
+from svcframework._operation import Operation, exit_among, outlast, shutdown_error
 from svcframework._procedures import Starting, Stopping
 from svcframework._servicetask import ServiceTask, current_service
 from svcframework._types import ServiceState
@@ -27,7 +28,6 @@ from svcframework.errors import (
     HostFailedError,
     IllegalStateError,
     ServiceNotFoundError,
-    ShutdownError,
     StartupCancelledError,
     StartupError,
     describe,
@@ -35,60 +35,6 @@ from svcframework.errors import (
 from svcframework.events import Event, HostStarted, HostStarting, HostStopped, HostStopping
 
 __all__ = ["Hook", "Lifecycle", "Unit"]
-
-
-class _Operation:
-    """One start, stop or restart, and whoever waits for it; lives until all of them know its outcome."""
-
-    __slots__ = (
-        "budget",
-        "done",
-        "error",
-        "hung",
-        "is_claimed",
-        "kind",
-        "names",
-        "off",
-        "procedure",
-        "reason",
-        "stop_errors",
-        "waiters",
-    )
-
-    def __init__(
-        self, kind: Literal["start", "stop", "restart"], names: Collection[str], *, reason: str, budget: float
-    ) -> None:
-        self.kind, self.names, self.reason, self.budget = kind, tuple(names), reason, budget
-        self.done = anyio.Event()
-        self.procedure: Starting | Stopping | None = None
-        self.off: str | None = None
-        """Why a start was called off."""
-        self.error: BaseException | None = None
-        self.stop_errors: dict[str, BaseException] = {}
-        self.hung: dict[str, str] = {}
-        self.waiters = 0
-        self.is_claimed = False
-        """Somebody has been told that the start succeeded."""
-
-    @property
-    def is_on_the_way_down(self) -> bool:
-        return self.kind == "stop" or self.off is not None
-
-    def call_off(self, reason: str) -> None:
-        if self.kind != "stop" and self.off is None:
-            self.off = reason
-            if isinstance(self.procedure, Starting):
-                self.procedure.call_off()
-
-    def note(self, stopping: Stopping, ended: Iterable[ServiceTask] = ()) -> None:
-        """Keep what went wrong with the stops, in the order they ended."""
-        for task in ended:
-            if task.stop_error is not None:
-                self.stop_errors[task.name] = task.stop_error
-            if task.hung_at is not None:
-                self.hung[task.name] = task.hung_at
-        self.stop_errors.update(stopping.errors)
-        self.hung.update(stopping.hung)
 
 
 class Lifecycle:
@@ -132,8 +78,8 @@ class Lifecycle:
         self._roster = Roster(units, emit)
         self._state = ServiceState.REGISTERED
         self._wanted: dict[str, None] = {}
-        self._operation: _Operation | None = None
-        self._last_start: _Operation | None = None
+        self._operation: Operation | None = None
+        self._last_start: Operation | None = None
         self._over: anyio.Event | None = None
         self._token: EventLoopToken | None = None
         self._pid: int | None = None
@@ -266,9 +212,9 @@ class Lifecycle:
                 interruption = interruption or error
                 if self._caller is not None:
                     break  # called by one of the services: it would wait for its own end
-                await _outlast(operation.done)
+                await outlast(operation.done)
             if operation.kind != "stop":
-                outcome = outcome or _shutdown_error(operation)
+                outcome = outcome or shutdown_error(operation)
             elif set(operation.names).issuperset(closure) or names is None:
                 outcome = outcome or operation.error
                 break
@@ -306,7 +252,7 @@ class Lifecycle:
         except GeneratorExit:
             raise
         except BaseException:
-            await _outlast(operation.done)
+            await outlast(operation.done)
             raise
         if operation.error is not None:
             raise operation.error
@@ -336,17 +282,17 @@ class Lifecycle:
         self,
         kind: Literal["start", "stop", "restart"],
         names: Collection[str],
-        body: Callable[[_Operation], Coroutine[Any, Any, None]],
+        body: Callable[[Operation], Coroutine[Any, Any, None]],
         *,
         reason: str,
         budget: float | None = None,
-    ) -> _Operation:
-        operation = _Operation(kind, names, reason=reason, budget=self.stop_timeout if budget is None else budget)
+    ) -> Operation:
+        operation = Operation(kind, names, reason=reason, budget=self.stop_timeout if budget is None else budget)
         self._operation = operation
         _backend.spawn(lambda: self._drive(operation, body), name=f"svcframework {kind}")
         return operation
 
-    async def _drive(self, operation: _Operation, body: Callable[[_Operation], Coroutine[Any, Any, None]]) -> None:
+    async def _drive(self, operation: Operation, body: Callable[[Operation], Coroutine[Any, Any, None]]) -> None:
         try:
             with anyio.CancelScope(shield=True), self._watch():
                 await body(operation)
@@ -366,7 +312,7 @@ class Lifecycle:
 
     def _operation_to_stop(
         self, closure: Collection[str], names: Collection[str] | None, reason: str, timeout: float | None
-    ) -> _Operation | None:
+    ) -> Operation | None:
         """What a stop has to wait for next; begins it if need be. None when all is down."""
         operation = self._operation
         if operation is None:
@@ -382,7 +328,7 @@ class Lifecycle:
             self.hurry(timeout)
         return operation
 
-    async def _join_start(self, operation: _Operation) -> None:
+    async def _join_start(self, operation: Operation) -> None:
         operation.waiters += 1
         try:
             await operation.done.wait()
@@ -396,7 +342,7 @@ class Lifecycle:
         if operation.error is not None:
             raise operation.error
 
-    async def _undo(self, operation: _Operation, *, wait: bool) -> None:
+    async def _undo(self, operation: Operation, *, wait: bool) -> None:
         """Nobody wants this start any more."""
         if not operation.done.is_set():
             operation.call_off("its caller was cancelled")
@@ -404,11 +350,11 @@ class Lifecycle:
             targets = [name for name in operation.names if self._roster.is_live(name)]
             operation = self._begin("stop", targets, self._stop, reason="the caller of start was cancelled")
         if wait:
-            await _outlast(operation.done)
+            await outlast(operation.done)
 
     # --- the operations, each in a task of its own ------------------------------------------------------
 
-    async def _start(self, operation: _Operation) -> None:
+    async def _start(self, operation: Operation) -> None:
         is_whole = self._state is not ServiceState.RUNNING
         if is_whole:
             self._state, self.failure, self._over = ServiceState.STARTING, None, anyio.Event()
@@ -420,13 +366,13 @@ class Lifecycle:
             self._state = ServiceState.RUNNING
             self._emit(HostStarted(self._clock() - began, self.critical_path))
 
-    async def _stop(self, operation: _Operation) -> None:
+    async def _stop(self, operation: Operation) -> None:
         for name in operation.names:
             self._wanted.pop(name, None)
         await self._bring_down(operation, operation.names, reason=operation.reason)
-        operation.error = _shutdown_error(operation)
+        operation.error = shutdown_error(operation)
 
-    async def _restart(self, operation: _Operation) -> None:
+    async def _restart(self, operation: Operation) -> None:
         await self._bring_down(operation, operation.names, reason=None)
         operation.stop_errors, operation.hung = {}, {}  # told by events; what counts now is the start
         if operation.off is not None:
@@ -435,7 +381,7 @@ class Lifecycle:
         needed = self._roster.with_required(operation.names)
         await self._bring_up(operation, [name for name in needed if not self._roster.is_live(name)])
 
-    async def _bring_up(self, operation: _Operation, names: Collection[str]) -> None:
+    async def _bring_up(self, operation: Operation, names: Collection[str]) -> None:
         """Start `names`, or undo it and note why."""
         starting = Starting(self._roster, tuple(names), self._launch, clock=self._clock)
         operation.procedure = starting
@@ -459,7 +405,7 @@ class Lifecycle:
 
     async def _bring_down(
         self,
-        operation: _Operation,
+        operation: Operation,
         names: Collection[str],
         *,
         reason: str | None,
@@ -488,7 +434,7 @@ class Lifecycle:
         return [name for name in self._roster.order if name in chosen]
 
     def _startup_error(
-        self, operation: _Operation, starting: Starting, had_started: tuple[str, ...], untried: tuple[str, ...]
+        self, operation: Operation, starting: Starting, had_started: tuple[str, ...], untried: tuple[str, ...]
     ) -> BaseException:
         errors = starting.errors
         if operation.off is not None:
@@ -509,7 +455,7 @@ class Lifecycle:
             hints={name: hints() for name in errors if (hints := units[name].hints) is not None},
         )
         failed.__cause__ = next(iter(errors.values()))
-        return _exit_among([*errors.values(), *stop_errors.values()], failed) or failed
+        return exit_among([*errors.values(), *stop_errors.values()], failed) or failed
 
     def _label(self, name: str) -> str:
         label = self._roster.units[name].label or name
@@ -618,7 +564,7 @@ class Lifecycle:
         reason = f"{task.name!r} failed: {describe(error)}"
         self._begin("stop", self._roster.live(), self._stop_for_failure, reason=reason)
 
-    async def _stop_for_failure(self, operation: _Operation) -> None:
+    async def _stop_for_failure(self, operation: Operation) -> None:
         await self._stop(operation)
         if self._on_failure is not None and self.failure is not None:
             self._on_failure(self.failure)
@@ -672,29 +618,3 @@ class Lifecycle:
         """The service of ours that calls, if it is one."""
         service = current_service.get()
         return service.name if service is not None and service.owner is self and not service.has_ended else None
-
-
-async def _outlast(done: anyio.Event) -> None:
-    """Wait on, whatever cancellations arrive; the caller raises the first one afterwards."""
-    with anyio.CancelScope(shield=True):
-        while not done.is_set():
-            # Shields hold off anyio's cancellations but not asyncio's own.
-            with contextlib.suppress(anyio.get_cancelled_exc_class()):
-                await done.wait()
-
-
-def _shutdown_error(operation: _Operation) -> BaseException | None:
-    errors = {name: error for name, error in operation.stop_errors.items() if name not in operation.hung}
-    if not errors and not operation.hung:
-        return None
-    failed = ShutdownError(errors, operation.hung)
-    return _exit_among(operation.stop_errors.values(), failed) or failed
-
-
-def _exit_among(errors: Iterable[BaseException], report: Exception) -> BaseException | None:
-    """The SystemExit or KeyboardInterrupt that a hook raised: it is raised as itself once all is down."""
-    for error in errors:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            error.add_note(str(report))
-            return error
-    return None
