@@ -534,7 +534,7 @@ def test_promises_hold_for_a_start_cancelled_anywhere(backend):
     ran = 0
     minimum = MINIMA["cancelled starts", backend]
 
-    @examples(minimum // 20)
+    @examples(minimum // (10 if backend == "trio" else 20))
     @given(plans=graphs(6))
     def check(plans):
         nonlocal ran
