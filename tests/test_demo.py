@@ -106,8 +106,9 @@ def stage(cache: Path) -> Iterator[Stage]:
 
 
 def test_demo_does_what_it_says(stage: Stage) -> None:
-    """It ends with 0, in time, all claims hold, the output is plain when piped, and nothing is left."""
-    with stage.running(*DEMO) as process:
+    """It ends with 0, all claims hold, the output is plain when piped, nothing is left, and no other server is used."""
+    theirs = "postgresql://somebody@127.0.0.1:1/theirs"
+    with stage.running(*DEMO, EMBEDDED_POSTGRES__DSN=theirs, DATABASE_URL=theirs) as process:
         code = stage.finish(process)
 
     assert 0 == code, stage.output

@@ -24,7 +24,8 @@ from svcframework.events import (
     ServiceStopped,
 )
 
-_BAR = 36  # characters of the timeline
+_BAR = 32  # characters of the timeline
+_FLEXIBLE = {"message", "claim", "found", "until then it had"}  # columns that give way in a narrow terminal
 _COLOURS = {
     HealthStatus.HEALTHY: "green",
     HealthStatus.DEGRADED: "yellow",
@@ -88,7 +89,7 @@ def health(results: Mapping[str, HealthResult], states: Mapping[str, ServiceStat
     """How each service is."""
     table = _table(("service", ""), ("state", ""), ("health", ""), ("check", "right"), ("message", ""))
     for name, result in results.items():
-        message = escape(_clip(result.message, 44))
+        message = escape(_clip(result.message, 28))
         table.add_row(name, states[name].value, _health(result), _ms(result.latency), f"[dim]{message}[/]")
     return table
 
@@ -133,9 +134,9 @@ def verdict(checks: Iterable[Check]) -> Table:
 
 
 def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title, justify in columns:
-        table.add_column(title, justify="right" if justify == "right" else "left", no_wrap=title != "found")
+        table.add_column(title, justify="right" if justify == "right" else "left", no_wrap=title not in _FLEXIBLE)
     return table
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import anyio
 from rich.console import Console, OverflowMethod, RenderableType
@@ -38,10 +39,17 @@ PATIENCE = 30.0  # seconds that any single step may wait for something to happen
 
 # A crash of the embedded server is repaired in a tenth of a second. Here it takes longer and is looked at more often,
 # so that one can see it.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "embedded_postgres": {"restart": Restart.permanent(delay=1.5, jitter=0.0), "health_check_interval": 0.4},
     "database": {"health_check_interval": 0.4},
 }
+
+
+def settings() -> ConfigManager:
+    """The demo's own settings and no others: it kills its database, so nothing around it may lead it to yours."""
+    cache = "EMBEDDED_POSTGRES__CACHE_DIR"
+    surroundings = {cache: os.environ[cache]} if cache in os.environ else {}
+    return ConfigManager(SETTINGS, environ=surroundings, root=Path(__file__).parent)
 
 
 class Demo:
@@ -54,7 +62,7 @@ class Demo:
 
     def __init__(self, console: Console, graph: Path) -> None:
         self.console, self.graph = console, graph
-        self.host = ServiceHost(CatalogueContainer, plugins=PLUGINS, config=ConfigManager(SETTINGS))
+        self.host = ServiceHost(CatalogueContainer, plugins=PLUGINS, config=settings())
         self.journal, self.checks = Journal(), Checks()
         self.installed = installed_names()
         self.pids: set[int] = set()
@@ -93,6 +101,7 @@ class Demo:
     # --- the steps --------------------------------------------------------------------------------------
 
     async def show_start(self) -> None:
+        """When each service began, how long it took, and which ones the others waited for."""
         lifecycle = self.host.lifecycle
         self.show(screens.timeline(lifecycle.timeline(), lifecycle.critical_path))
         self.show(f"critical path: [bold yellow]{' → '.join(lifecycle.critical_path)}[/]")
@@ -102,6 +111,7 @@ class Demo:
         self.note_what_must_be_gone_later()
 
     async def watch_ingest(self) -> None:
+        """A progress bar, fed by the events of the ingest."""
         self.title("Ingest", "the metadata of every distribution in this Python, in the background")
         with screens.progress(self.console) as bar:
             task = bar.add_task("", total=len(self.installed))
@@ -113,9 +123,10 @@ class Demo:
         names = await self.host[PackageStore].names()
         self.show(screens.licences(await self.host[LicenceService].most_used()))
         self.checks.equal("packages in the database, as many as are installed", len(self.installed), len(names))
-        self.checks.equal("… and the same ones", set(), names ^ self.installed)
+        self.checks.equal("packages missing or too many", set(), names ^ self.installed)
 
     async def search(self) -> None:
+        """Each query twice: first from the database, then from the cache."""
         self.title("Search", "PostgreSQL full text; the second time from Valkey")
         store = self.host[PackageStore].metrics.operation("search")
         rows, same = [], True
@@ -132,6 +143,7 @@ class Demo:
         self.checks.equal("the database was asked once per query", len(QUERIES), store.count - before)
 
     async def survive_a_crash(self) -> None:
+        """Kill PostgreSQL while it is read from, and wait until all is well again."""
         self.title("Crash", f"PostgreSQL is killed with SIGKILL while {READERS} readers read without a pause")
         postgres, began = self.host[EmbeddedPostgres], self.journal.now
         killed = postgres.pid
@@ -164,12 +176,14 @@ class Demo:
         self.note_what_must_be_gone_later()
 
     async def show_health(self) -> None:
+        """How each service is now."""
         self.title("Health", "every service, checked now")
         results = await self.host.health.check_all(fresh=True)
         self.show(screens.health(results, self.host.states))
         self.checks.equal("healthy services at the end", len(self.host.states), sum(map(_is_healthy, results.values())))
 
     async def show_metrics(self) -> None:
+        """What was counted, against what was done."""
         self.title("Metrics", "what @service_method has counted")
         metrics = self.host.summary()["metrics"]
         self.show(screens.metrics(metrics))
@@ -177,6 +191,7 @@ class Demo:
         self.checks.equal("reads that were counted, and that succeeded", self.reads, counted)
 
     async def show_graph(self) -> None:
+        """The services as a tree, and as Mermaid in a file."""
         self.title("Graph", "who needs whom")
         self.console.print(Padding(self.host.describe(), (0, 2), expand=False), markup=False, highlight=False)
         path = anyio.Path(self.graph)
@@ -187,6 +202,7 @@ class Demo:
         self.checks.true("the graph names every service", all(name in drawn for name in self.host.states), self.graph)
 
     def show_stop(self) -> None:
+        """In which order everything stopped, and that nothing is left."""
         stopping = next(entry.at for entry in self.journal.entries if isinstance(entry.event, HostStopping))
         stops = self.journal.of(ServiceStopped, since=stopping)
         needs = self.host.graph.edges()
@@ -203,6 +219,7 @@ class Demo:
     # --- their parts ------------------------------------------------------------------------------------
 
     async def timed_search(self, query: str) -> tuple[list[Hit], float]:
+        """The hits, and the seconds it took to get them."""
         began = time.perf_counter()
         hits = await self.host[SearchService].search(query)
         return hits, time.perf_counter() - began
@@ -221,11 +238,13 @@ class Demo:
             await anyio.sleep(0.002)
 
     async def until_reads(self, count: int) -> None:
+        """Wait until so many reads have succeeded."""
         async for _ in every(0.01):
             if self.reads >= count:
                 return
 
     async def tell_of_the_outage(self, began: float) -> None:
+        """Print what happens, as it happens; of all the retries only the first."""
         told: set[type] = set()
         async for entry in self.journal.follow(began):
             line = screens.outage_line(entry.event)
@@ -234,6 +253,7 @@ class Demo:
                 self.show(f"[dim]{entry.at - began:5.2f} s[/]  {line}")
 
     def sum_up_the_outage(self, began: float, killed: int, running: int) -> None:
+        """What the outage did to readers and to health."""
         retries = self.journal.of(RetryScheduled, since=began)
         turns = {
             name: [
@@ -257,14 +277,17 @@ class Demo:
     # --- showing ----------------------------------------------------------------------------------------
 
     def title(self, name: str, subtitle: str) -> None:
+        """The heading of a step."""
         self.console.print(f"\n[bold cyan]{name}[/]  [dim]{subtitle}[/]\n", highlight=False)
 
     def show(self, content: RenderableType) -> None:
+        """Print something below the heading; text stays on its line."""
         is_line = isinstance(content, str)
         overflow: OverflowMethod = "ellipsis" if is_line else "fold"
         self.console.print(Padding(content, (0, 2), expand=False), highlight=False, no_wrap=is_line, overflow=overflow)
 
     def since(self, began: float) -> str:
+        """The seconds since then."""
         return f"{self.journal.now - began:5.2f} s"
 
 
