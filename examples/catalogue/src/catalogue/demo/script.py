@@ -40,7 +40,7 @@ PATIENCE = 30.0  # seconds that any single step may wait for something to happen
 # A crash of the embedded server is repaired in a tenth of a second. Here it takes longer and is looked at more often,
 # so that one can see it.
 SETTINGS: dict[str, Any] = {
-    "embedded_postgres": {"restart": Restart.permanent(delay=1.5, jitter=0.0), "health_check_interval": 0.4},
+    "embedded_postgres": {"restart": Restart.permanent(delay=2.0, jitter=0.0), "health_check_interval": 0.4},
     "database": {"health_check_interval": 0.4},
 }
 
