@@ -251,7 +251,7 @@ async def test_register_while_running(story: list[str]) -> None:
         with pytest.raises(IllegalStateError, match=r"'mail', registered after the start"):
             await host.start()
     async with host:
-        assert ["+database", "-database", "+database", "+mail"] == story
+        assert ["+database", "+mail"] == sorted(story[2:])
 
 
 async def test_plain_classes_are_services_too() -> None:

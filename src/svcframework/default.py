@@ -12,7 +12,7 @@ from svcframework.discovery import DiscoveredService, LoadedPlugin, PluginCatalo
 from svcframework.discovery import discover_services as _discover
 from svcframework.errors import HostNotRunningError, IllegalStateError, ServiceNotFoundError
 from svcframework.host import ServiceHost
-from svcframework.injection import current_resolver, set_fallback
+from svcframework.injection import current_resolver, deactivate, set_fallback
 from svcframework.registry import ServiceDescriptor
 from svcframework.service import BaseService
 
@@ -56,6 +56,20 @@ def reset_default_host() -> None:
     if host is not None and host.is_running:
         raise IllegalStateError("reset the default host", host.state, fix="await shutdown_all_services() first")
     _Default.host = None
+
+
+def existing_default_host() -> ServiceHost | None:
+    """The default host, if there is one already; for test tools."""
+    return _Default.host
+
+
+def forget_default_host() -> bool:
+    """Forget the default host whatever it does; False if its services ran. For test tools."""
+    host, _Default.host = _Default.host, None
+    if host is None or not host.is_running:
+        return True
+    deactivate(host.resolver)
+    return False
 
 
 def _fallback() -> Resolver | None:

@@ -315,6 +315,10 @@ class FileTooLargeError(ServiceFrameworkError, ValueError):
         super().__init__(f"{path!a} has more than the {limit:,} bytes that are allowed")
 
 
+class CommandError(ServiceFrameworkError):
+    """A command line names something that isn't there, or asks for what can't be done."""
+
+
 # --- words ----------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,8 @@ class ServiceHost:
         self.events = EventBus()
         self.health = HealthMonitor(self._health_targets, emit=self.events.emit)
         self.events.subscribe(self.health.on_event)
+        self.stop_reason: str | None = None
+        """What the log says of the stop at the end of the block, e.g. the signal's name; from the next start None."""
         self._config, self._catalogue, self._log_events = config, catalogue, log_events
         self._resolver = Resolver(self._wire, host=self, attach=self._attach)
         self.get = self._resolver.table.__getitem__
@@ -475,6 +477,7 @@ class ServiceHost:
             on_failure=self._on_failure,
         )
         self._resolver.is_started = True
+        self.stop_reason = None
         self._prepared, self._hurried, self._hurry = self.graph, None, anyio.Event()
         self._forget_retries()
         self._forget_retries = on_retry.subscribe(self._forward_retry)
@@ -598,7 +601,8 @@ class ServiceHost:
                 CURRENT.reset(self._token)
             self._token = None
         try:
-            await self.stop(reason="the block ended" if error is None else f"{type(error).__name__} in the block")
+            block = "the block ended" if error is None else f"{type(error).__name__} in the block"
+            await self.stop(reason=self.stop_reason or block)
         except ShutdownError as stop_error:
             if error is None:
                 raise

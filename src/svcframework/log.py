@@ -31,6 +31,7 @@ __all__ = [
     "context_fields",
     "error_fields",
     "first_sight",
+    "is_configured",
     "load",
     "redact",
     "reset_context",
@@ -245,6 +246,11 @@ def configure_logging(level: Level = "info", *, json: bool | None = None, stream
         cache_logger_on_first_use=False,
     )
     _pipeline.generation += 1
+
+
+def is_configured() -> bool:
+    """Whether the application has set up structlog, by `configure_logging` or by itself."""
+    return bool(_structlog().is_configured())
 
 
 class _Pipeline:

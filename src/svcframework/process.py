@@ -215,6 +215,7 @@ class _Owner:
 
     def _on_signal(self, count: int, tasks: TaskGroup) -> None:
         if not self._scope.cancel_called:
+            self._host.stop_reason = signal.Signals(self._signals.received[0]).name
             self._scope.cancel()
             tasks.start_soon(self._stop_under_main)
         if count > 1:

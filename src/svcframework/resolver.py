@@ -525,6 +525,15 @@ class Resolver:
                     "stop the host inside the block."
                 )
 
+    def end_overrides(self, names: Iterable[str]) -> None:
+        """End overrides that were left behind, in every context; for test tools."""
+        with self.lock:
+            for name in names:
+                self._overridden.pop(name, None)
+                if self.substitutes.pop(name, self) is not self:
+                    self.instances.pop(name, None)
+            self.flush()
+
     def _refuse_if_held(self, name: str) -> None:
         holders = self.holders(name)
         if holders:
@@ -561,9 +570,9 @@ class Resolver:
             _OVERRIDES.reset(token)
             with self.lock:
                 for name in replacements:
-                    self._overridden[name] -= 1
-                    if not self._overridden[name]:
-                        del self._overridden[name]
+                    left = self._overridden.pop(name, 1) - 1
+                    if left:
+                        self._overridden[name] = left
                 self.flush()
 
 
