@@ -66,6 +66,8 @@ def _problem(
     declared = []
     if at is not None and descriptor.at is not None and at != descriptor.at:
         declared = [f"declared at {_shown(descriptor.at)} as {descriptor.name}"]
+    elif descriptor.at is None and descriptor.declared_in:
+        declared = [f"declared in {descriptor.declared_in} as {descriptor.name}"]
     return Problem(kind, headline, at or descriptor.at, (*declared, *lines), (descriptor.name,))
 
 

@@ -39,7 +39,7 @@ class Index:
         self.protocols: dict[type, list[str]] = {}
         self.refs = {name: Ref(name) for name in self.descriptors}
         for name, descriptor in self.descriptors.items():
-            for base in descriptor.provides.__mro__:
+            for base in descriptor.provides.__mro__ if not descriptor.is_anonymous else ():
                 known = self.by_type.get(base)
                 if known is None:
                     self.by_type[base] = [name]
@@ -73,7 +73,9 @@ class Index:
                 known = self.protocols[wanted] = [
                     name
                     for name, descriptor in self.descriptors.items()
-                    if descriptor.provides is not UNKNOWN and fits(descriptor.provides, wanted)
+                    if not descriptor.is_anonymous
+                    and descriptor.provides is not UNKNOWN
+                    and fits(descriptor.provides, wanted)
                 ]
             return known
         return self.by_type.get(wanted, [])

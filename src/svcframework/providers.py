@@ -6,7 +6,7 @@ that uses them still works with dependency-injector alone; a host reads them and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import abc
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from dependency_injector.providers import *  # noqa: F403 - every stock provider
 from svcframework._types import Location
 from svcframework.registry import as_names
 
-T = TypeVar("T")
+ServiceT = TypeVar("ServiceT")
 
 
 @dataclass(slots=True)
@@ -36,13 +36,13 @@ class _Declared:
 
     declaration: Declaration = Declaration()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[Any, Any] | None) -> Any:
         copied = super().__deepcopy__(memo)  # type: ignore[misc]  # every base after this one is a provider
         copied.declaration = self.declaration
         return copied
 
 
-class Service(_Declared, stock.ThreadSafeSingleton[T]):
+class Service(_Declared, stock.ThreadSafeSingleton[ServiceT]):
     """One instance for the host's life, started and stopped with it.
 
     Args:
@@ -58,12 +58,12 @@ class Service(_Declared, stock.ThreadSafeSingleton[T]):
 
     def __init__(
         self,
-        provides: Callable[..., T] | type[T] | str | None = None,
+        provides: abc.Callable[..., ServiceT] | type[ServiceT] | str | None = None,
         *args: Any,
         config: Any = None,
-        groups: Iterable[str] | str = (),
-        dependencies: Iterable[str] | str = (),
-        optional_dependencies: Iterable[str] | str = (),
+        groups: abc.Iterable[str] | str = (),
+        dependencies: abc.Iterable[str] | str = (),
+        optional_dependencies: abc.Iterable[str] | str = (),
         optional: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +80,7 @@ class Service(_Declared, stock.ThreadSafeSingleton[T]):
             )
 
 
-class Scoped(_Declared, stock.Factory[T]):
+class Scoped(_Declared, stock.Factory[ServiceT]):
     """One instance per scope, closed with it: a request, a job, a tenant.
 
     Args:
@@ -92,7 +92,7 @@ class Scoped(_Declared, stock.Factory[T]):
 
     def __init__(
         self,
-        provides: Callable[..., Any] | type[T] | str | None = None,
+        provides: abc.Callable[..., Any] | type[ServiceT] | str | None = None,
         *args: Any,
         scope: str = "request",
         **kwargs: Any,
@@ -102,7 +102,7 @@ class Scoped(_Declared, stock.Factory[T]):
             self.declaration = Declaration(Location.of_caller(), scope=scope)
 
 
-class Transient(_Declared, stock.Factory[T]):
+class Transient(_Declared, stock.Factory[ServiceT]):
     """A new instance for each one who asks.
 
     Args:
@@ -111,13 +111,15 @@ class Transient(_Declared, stock.Factory[T]):
         kwargs: Keyword arguments. Those left out are wired by type or by name.
     """
 
-    def __init__(self, provides: Callable[..., Any] | type[T] | str | None = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, provides: abc.Callable[..., Any] | type[ServiceT] | str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(provides, *args, **kwargs)
         if provides is not None:
             self.declaration = Declaration(Location.of_caller())
 
 
-class ScopeValue(_Declared, stock.Dependency[T]):
+class ScopeValue(_Declared, stock.Dependency[ServiceT]):
     """A value that is passed in when a scope is opened: the request, the tenant.
 
     Args:
@@ -125,12 +127,12 @@ class ScopeValue(_Declared, stock.Dependency[T]):
         scope: The scope level it comes with.
     """
 
-    def __init__(self, provides: type[T] = object, *, scope: str = "request", **kwargs: Any) -> None:  # type: ignore[assignment]  # object is every T's base
+    def __init__(self, provides: type[ServiceT] = object, *, scope: str = "request", **kwargs: Any) -> None:  # type: ignore[assignment]  # object is every type's base
         super().__init__(kwargs.pop("instance_of", provides), **kwargs)
         self.declaration = Declaration(Location.of_caller(), scope=scope)
 
 
-class Group(_Declared, stock.List[Any]):
+class Group(_Declared, stock.List):
     """Several services as one list; each is a singleton of its own, and they form a group of the declared name.
 
     Args:
@@ -147,7 +149,7 @@ class Group(_Declared, stock.List[Any]):
                     member.declaration.at = self.declaration.at
 
 
-class Settings(_Declared, stock.ThreadSafeSingleton[T]):
+class Settings(_Declared, stock.ThreadSafeSingleton[ServiceT]):
     """Application settings: a pydantic model, read from the configuration's sources and validated at build.
 
     Args:
@@ -155,7 +157,7 @@ class Settings(_Declared, stock.ThreadSafeSingleton[T]):
         kwargs: Values that win over every source.
     """
 
-    def __init__(self, provides: type[T] | None = None, **kwargs: Any) -> None:
+    def __init__(self, provides: type[ServiceT] | None = None, **kwargs: Any) -> None:
         super().__init__(provides, **kwargs)
         if provides is not None:
             self.declaration = Declaration(Location.of_caller())

@@ -53,6 +53,8 @@ class ServiceDescriptor:
         groups: Groups it belongs to.
         optional: The host may run without it; it is then retried in the background.
         is_scope_value: It is not made but passed in when its scope is opened.
+        is_partial: Callers may give the arguments that are left open: then nothing in the graph may use it.
+        is_anonymous: It was declared in another's arguments: no type finds it.
         declared_in: Who declared it: a container's name or a function.
         at: Where that is written.
     """
@@ -71,6 +73,8 @@ class ServiceDescriptor:
     groups: tuple[str, ...] = ()
     optional: bool = False
     is_scope_value: bool = False
+    is_partial: bool = False
+    is_anonymous: bool = False
     declared_in: str = ""
     at: Location | None = None
 

@@ -74,6 +74,14 @@ def check_names(registry: ServiceRegistry) -> Iterator[Problem]:
                 yield diagnosis.unknown_member(group, name, registry)
 
 
+def check_open(nodes: Mapping[str, Node], open_ones: Mapping[str, Problem]) -> Iterator[Problem]:
+    """A factory whose callers give some arguments can't be used by a service, which gives none."""
+    used = {name for node in nodes.values() for name in node.uses} if open_ones else set()
+    for name, problem in open_ones.items():
+        if name in used:
+            yield problem
+
+
 def check_rings(
     component: Sequence[str], edges: Mapping[str, Mapping[str, None]], descriptors: Mapping[str, ServiceDescriptor]
 ) -> Iterator[Problem]:

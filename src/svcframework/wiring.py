@@ -170,12 +170,14 @@ class _Wiring:
         self.late_wants: dict[type, Sequence[validation.LateWant]] = {}
         self.nodes: dict[str, Node] = {}
         self.problems: list[Problem] = []
+        self.open: dict[str, Problem] = {}  # by name: what callers of a factory have to give
 
     def run(self) -> None:
         """Fill `nodes` (in start order) and `problems`."""
         for descriptor in self.descriptors.values():
             self.nodes[descriptor.name] = self.node(descriptor)
         self.problems += validation.check_names(self.registry)
+        self.problems += validation.check_open(self.nodes, self.open)
         self.order()
         self.problems += validation.check_lifetimes(self.nodes, self.scopes)
         self.problems += validation.check_methods(self.nodes, self.index.resolve, self.late)
@@ -335,7 +337,7 @@ class _Draft:
         found = self.resolve(want, name)
         if found is None:
             if want.how != "optional":
-                self.missing(want, name)
+                self.problem(self.missing(want, name))
             return None
         self.note(found, want, parameter)
         return found
@@ -380,11 +382,9 @@ class _Draft:
                 want = Want(parameter.name)
             elif not parameter.is_required:
                 return
-            elif isinstance(parameter.annotation, str):
-                self.problem(diagnosis.unresolved(descriptor, parameter))
-                return
             else:
-                self.problem(diagnosis.no_service(descriptor, parameter))
+                is_text = isinstance(parameter.annotation, str)
+                self.left_open((diagnosis.unresolved if is_text else diagnosis.no_service)(descriptor, parameter))
                 return
         if isinstance(want.key, type) and issubclass(want.key, ServiceConfig):
             self.fill_settings(parameter, want.key)
@@ -397,7 +397,14 @@ class _Draft:
             if want.how == "optional":
                 self.kwargs[parameter.name] = None
             else:
-                self.missing(want, parameter.name)
+                self.left_open(self.missing(want, parameter.name))
+
+    def left_open(self, problem: Problem) -> None:
+        """A required parameter that nothing answers: a mistake, unless callers may give it."""
+        if self.descriptor.is_partial:
+            self.wiring.open.setdefault(self.descriptor.name, problem)
+        else:
+            self.problem(problem)
 
     def fill_settings(self, parameter: Parameter, model: type[ServiceConfig]) -> None:
         """A parameter that takes settings: those given to the declaration, or else its section."""
@@ -494,12 +501,12 @@ class _Draft:
         if found is not None:
             self.late.update(dict.fromkeys(found.names if isinstance(found, Refs) else (found.name,)))
         elif want.how != "optional" and validation.must_be_injected(parameter):
-            self.missing(want, name, function)
+            self.problem(self.missing(want, name, function))
 
-    def missing(self, want: Want, parameter: str, function: Any = None) -> None:
+    def missing(self, want: Want, parameter: str, function: Any = None) -> Problem:
         known = self.wiring.descriptors
         hint = self.wiring.hint(want.key)
-        self.problem(diagnosis.missing(self.descriptor, want, parameter, known=known, hint=hint, function=function))
+        return diagnosis.missing(self.descriptor, want, parameter, known=known, hint=hint, function=function)
 
     def resolve(self, want: Want, parameter: str) -> Ref | Refs | None:
         """What answers the node's wish: never itself, and its parameter's name helps."""
