@@ -324,8 +324,8 @@ class _OfCurrentHost:
         self.__doc__ = doc
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)  # copy, pickle and inspect ask for what isn't there
+        if name.startswith("_"):
+            raise AttributeError(name)  # copy, pickle, inspect and pytest ask for what isn't there; that makes no host
         return getattr(self._part(current_host()), name)
 
     def __getitem__(self, key: Any) -> Any:
@@ -356,7 +356,7 @@ class _Registry(_OfCurrentHost):
         current_host().initialize(config)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         host = current_host()
         if name in host.graph.nodes:
