@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -171,6 +173,37 @@ async def test_cancelled_start_leaves_nothing(kind: type[EmbeddedServer[Any]], m
         await life.stop()
     assert not is_running(pids[0])
     assert scratch is not None
+    assert not scratch.exists()
+
+
+async def test_start_that_was_given_up_on_leaves_nothing_in_the_end() -> None:
+    """A thread that still copies when the service is stopped brings the directory back; it goes with the object."""
+    is_copying, may_go_on = threading.Event(), threading.Event()
+
+    class Copying(EmbeddedValkey):
+        async def _prepare_data(self) -> None:
+            await anyio.to_thread.run_sync(self.copy, self.data_dir / "base")
+
+        def copy(self, folder: Path) -> None:
+            is_copying.set()
+            may_go_on.wait(10)
+            folder.mkdir(parents=True)
+
+    async def start(server: Copying) -> None:
+        with suppress(ServiceUnavailableError):
+            await server.on_startup()
+
+    server = Copying()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(start, server)
+        await anyio.to_thread.run_sync(is_copying.wait, 10)
+        scratch = server.data_dir.parent
+        await server.on_shutdown()
+        may_go_on.set()
+    assert scratch.exists()
+
+    del server
+    gc.collect()
     assert not scratch.exists()
 
 

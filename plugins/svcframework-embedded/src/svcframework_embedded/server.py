@@ -52,6 +52,7 @@ class EmbeddedServer(BaseService[ServerConfigT]):
         self._port = 0
         self._password = ""
         self._crashed = False
+        self._preparing = False  # its directories are being made
         self._reached = False  # the user's own server, when it is used
         self._changing = anyio.Lock()  # one start or stop at a time
 
@@ -110,7 +111,11 @@ class EmbeddedServer(BaseService[ServerConfigT]):
             await self._reach_external()
             self._reached = True
             return
-        await self._prepare()
+        self._preparing = True
+        try:
+            await self._prepare()
+        finally:
+            self._preparing = False
         async with self._changing:
             await self._launch()
         self._crashed = False
@@ -292,10 +297,14 @@ class EmbeddedServer(BaseService[ServerConfigT]):
             await process.stop(*self._stop_steps(max(1.0, self.config.stop_timeout - 2.0)))
 
     async def _remove_scratch(self) -> None:
-        remover, self._scratch_remover, self._scratch = self._scratch_remover, None, None
+        remover, self._scratch_remover = self._scratch_remover, None
+        scratch, self._scratch = self._scratch, None
         self._port = 0
-        if remover is not None:
+        if remover is not None and scratch is not None:
             await anyio.to_thread.run_sync(remover)
+            if self._preparing or await anyio.to_thread.run_sync(scratch.exists):
+                # A start that was given up on still copies into it, in a thread that can't be stopped: again at the end
+                weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
 
     def _address(self) -> Address:
         """Our own server's, as we reach it: the socket always exists, whatever clients use."""
