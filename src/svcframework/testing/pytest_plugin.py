@@ -65,18 +65,20 @@ def _svc_left_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _resolvers(request: pytest.FixtureRequest) -> list[Resolver]:
-    """Those of the hosts that this test can have touched: its fixtures', the current and the default one."""
+    """Those of the hosts that a test may touch: of its module, its fixtures, the project, the context, the default."""
     if "svcframework.host" not in sys.modules:
         return []
     from svcframework.host import ServiceHost  # noqa: PLC0415 - it is loaded
     from svcframework.injection import current_resolver  # noqa: PLC0415 - likewise
 
-    values = list((getattr(request.node, "funcargs", None) or {}).values())
-    hosts = [value for value in values if isinstance(value, ServiceHost)]
-    default = _default_host()
-    found = [host.resolver for host in [*hosts, *([default] if default is not None else [])]]
+    fixtures = getattr(request.node, "funcargs", None) or {}
+    module_name, _, attribute = str(request.config.getini("svc_host")).partition(":")
+    project = getattr(sys.modules.get(module_name), attribute or "host", None)
+    known = [*fixtures.values(), *vars(getattr(request, "module", None) or sys).values(), project, _default_host()]
+    # Not `one.resolver`, which would read the declarations before the test has set its environment.
+    resolvers = [one._resolver for one in known if isinstance(one, ServiceHost)]  # noqa: SLF001 - see above
     current = current_resolver()
-    return list(dict.fromkeys([*found, *([current] if current is not None else [])]))
+    return list(dict.fromkeys([*resolvers, *([current] if current is not None else [])]))
 
 
 def _default_host() -> ServiceHost | None:
