@@ -334,7 +334,7 @@ def _around_call(kind: str, header: str) -> list[str]:
     if kind == "async":
         return [f"return await {call}"]
     if kind == "async generator":
-        return [f"async for item in {call}: yield item", "return"]
+        return [*_iterated(call), "return"]
     return [f"return (yield from {call})"] if kind == "generator" else [f"return {call}"]
 
 
@@ -342,20 +342,25 @@ def _handler_call(kind: str, passed: str) -> list[str]:
     if kind == "async":
         return [f"return await function({passed})"]
     if kind == "async generator":
-        return [f"async for item in function({passed}): yield item"]
+        return _iterated(f"function({passed})")
     if kind == "generator":
         return [f"return (yield from function({passed}))"]
     return [f"return function({passed})"]
+
+
+def _iterated(call: str) -> list[str]:
+    """Hand on the items of an async generator; it ends before what it was given does, also when it is left early."""
+    return [f"items = {call}", "try:", " async for item in items: yield item", "finally: await items.aclose()"]
 
 
 def _in_scope(code: PlanCode, kind: str, call: list[str]) -> list[str]:
     """Open, build, publish for nested calls, call, close in reverse; errors are thrown into what is open."""
     is_async = kind in {"async", "async generator"}
     publish = kind in {"async", "sync"}  # a generator would leak its scope into the caller's context at each yield
+    call = [call[0].replace("return ", "result = ", 1), *call[1:]]
     body = list(code.lines)
     if publish:
-        body += [f"held = [{code.published()[1]}]", "token = enter(held)", call[0].replace("return ", "result = ", 1),
-                 "leave(token)", "token = None"]  # fmt: skip
+        body += [f"held = [{code.published()[1]}]", "token = enter(held)", *call, "leave(token)", "token = None"]
         body += [
             f"if held[1] is not None: {'await ' if is_async else ''}held[1].{'close' if is_async else 'close_now'}()"
         ]
@@ -366,7 +371,7 @@ def _in_scope(code: PlanCode, kind: str, call: list[str]) -> list[str]:
             f"closing, {generator} = {generator}, None",
             f"{'async ' if generator_is_async else ''}for _ in closing: did_not_stop(closing)",
         ]
-    if publish:
+    if kind != "async generator":
         body.append("return result")
     exits = "".join(f"({generator}, {flag}), " for generator, flag in reversed(code.exits))
     also = "*(held[1].taken() if held and held[1] else ()), " if publish else ""

@@ -17,9 +17,9 @@ import asyncio.coroutines
 import functools
 import inspect
 import sys
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from contextvars import ContextVar
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
 
 from svcframework._signatures import EMPTY, Want, hints_of, want_of
@@ -34,12 +34,11 @@ from svcframework.errors import (
     nearest,
 )
 from svcframework.resolver import Namespace, Resolver, attribute_of, names_in
-from svcframework.scopes import Scope, ambient
+from svcframework.scopes import Scope, ambient, unwind_now
+from svcframework.wiring import Ref, Refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from svcframework.wiring import Ref, Refs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -171,27 +170,48 @@ def _inject(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) 
         return type(target)(_inject(target.__func__, services, renamed))
     if not isinstance(target, FunctionType):
         return _inject_callable(target, services, renamed)
-    previous: Mapping[str, Want] = getattr(target, "__injections__", {})
-    function = cast("Any", target).__wrapped__ if previous else target
-    injections = {**_wants(function, services, renamed), **previous}
-    return Injection(function, injections).wrapper
+    known: Injection | None = getattr(target, "__injection__", None)
+    if known is None or known.wrapper is not target:  # other decorators copy the attributes of what they wrap
+        return Injection(target, _wants(target, services, renamed)).wrapper
+    return Injection(known.function, {**_wants(known.function, services, renamed), **known.injections}).wrapper
 
 
 def _inject_callable(target: Any, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> Any:
     """A callable object is injected through a function that calls it."""
-    call = target.func if isinstance(target, functools.partial) else type(target).__call__
-
-    async def forward_async(*args: Any, **kwargs: Any) -> Any:
-        return await target(*args, **kwargs)
-
-    def forward_now(*args: Any, **kwargs: Any) -> Any:
-        return target(*args, **kwargs)
-
-    forward: Any = forward_async if inspect.iscoroutinefunction(call) else forward_now
+    call = target
+    while isinstance(call, functools.partial):
+        call = call.func
+    if not isinstance(call, (FunctionType, MethodType)):
+        call = type(call).__call__
+    forward = _forwarding(target, call)
     forward.__name__ = forward.__qualname__ = getattr(target, "__name__", type(target).__name__)
     forward.__signature__ = inspect.signature(target)
     forward.__annotations__ = hints_of(call)
     return _inject(forward, services, renamed)
+
+
+def _forwarding(target: Any, call: Any) -> Any:
+    """A function of the same kind as what is called in the end."""
+
+    async def forward_async(*args: Any, **kwargs: Any) -> Any:
+        return await target(*args, **kwargs)
+
+    async def forward_items(*args: Any, **kwargs: Any) -> Any:
+        async with aclosing(target(*args, **kwargs)) as items:
+            async for item in items:
+                yield item
+
+    def forward_lines(*args: Any, **kwargs: Any) -> Any:
+        return (yield from target(*args, **kwargs))
+
+    def forward_now(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    if inspect.iscoroutinefunction(call):
+        return forward_async
+    if inspect.isasyncgenfunction(call):
+        return forward_items
+    return forward_lines if inspect.isgeneratorfunction(call) else forward_now
 
 
 def _wants(function: FunctionType, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> dict[str, Want]:
@@ -278,6 +298,7 @@ class Injection:
         self.layout = _Layout(self.signature, self.injections)
         self.is_owned = False
         self.codes: dict[str, CodeType] = {}
+        self._sources: list[Any] = []  # tracebacks quote a body as long as the function it was made as exists
         self.wrapper = self._compile()
 
     def _compile(self) -> Any:
@@ -292,6 +313,7 @@ class Injection:
             lines[1:2] = []
             made = build(lines, "wrapper", constants, label=f"injection of {self.function.__qualname__}")
             self.codes[kind] = _same_closure(made, kind)
+            self._sources.append(made)
         return self._finish(self.codes["main"], constants)
 
     def _body(self, space: str) -> list[str]:
@@ -471,17 +493,46 @@ class Injection:
 
             return call()
         if inspect.isasyncgenfunction(self.function):
-
-            async def iterate() -> Any:
-                for name, ref in found.items():
-                    given[name] = await resolver.value_in(scope, ref)
-                async for item in self._call(given):
-                    yield item
-
-            return iterate()
+            return self._iterate(resolver, scope, given, found)
+        if inspect.isgeneratorfunction(self.function):
+            return self._produce(resolver, scope, given, found)
         with scope if is_own else nullcontext():
-            given.update({name: resolver.value(ref) for name, ref in found.items()})
+            given.update({name: _value_now(resolver, scope, ref) for name, ref in found.items()})
             return self._call(given)
+
+    async def _iterate(
+        self, resolver: Resolver, scope: Scope, given: dict[str, Any], found: Mapping[str, Ref | Refs | None]
+    ) -> Any:
+        """An own scope is closed but never entered: at each yield it would leak into whoever iterates."""
+        is_own = not scope.is_entered
+        try:
+            for name, ref in found.items():
+                given[name] = await resolver.value_in(scope, ref)
+            async with aclosing(self._call(given)) as items:
+                async for item in items:
+                    yield item
+        except BaseException as error:
+            if not (is_own and await scope.close(error)):
+                raise
+        else:
+            if is_own:
+                await scope.close()
+
+    def _produce(
+        self, resolver: Resolver, scope: Scope, given: dict[str, Any], found: Mapping[str, Ref | Refs | None]
+    ) -> Any:
+        is_own = not scope.is_entered
+        result = None
+        try:
+            given.update({name: _value_now(resolver, scope, ref) for name, ref in found.items()})
+            result = yield from self._call(given)
+        except BaseException as error:
+            if not (is_own and unwind_now(scope.taken(), error)):
+                raise
+        else:
+            if is_own:
+                scope.close_now()
+        return result
 
     def _rest(self, given: Mapping[str, Any], found: Mapping[str, Any]) -> list[Any]:
         return [given[name] for name in self.layout.names if name not in found]
@@ -498,6 +549,14 @@ class Injection:
             else:
                 args.append(given[name])
         return self.function(*args, **kwargs)
+
+
+def _value_now(resolver: Resolver, scope: Scope, found: Ref | Refs | None) -> Any:
+    """What a resolved wish stands for in an open scope, where nothing has to be awaited."""
+    if isinstance(found, Refs):
+        values = [scope[name] for name in found.names]
+        return dict(zip(found.names, values, strict=True)) if found.by_name else values
+    return resolver.value(found) if found is None or found.lazy else scope[found.name]
 
 
 class _Layout:
