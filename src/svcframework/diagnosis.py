@@ -214,7 +214,8 @@ def mistyped(
     """The service that is given, or that bears the parameter's name, is not of the parameter's type."""
     wanted = short(parameter.want.key) if parameter.want else str(parameter.annotation)
     fix = f"{given.name} is a {short(given.provides)}, not a {wanted}."
-    fix += f" Did you mean {_either(others[:3])}?" if others else f" Give it a {wanted}, or change the annotation."
+    other = f"Pass {parameter.name}=… that is a {wanted}, or change the annotation."
+    fix += f" Did you mean {_either(others[:3])}?" if others else f" {other}"
     return _problem(
         "mistyped",
         f"{_maker(descriptor)}({parameter.name}: {parameter.want})",
@@ -232,7 +233,7 @@ def unresolved(descriptor: ServiceDescriptor, parameter: Parameter) -> Problem:
         descriptor,
         [
             (
-                f"{parameter.annotation} can't be looked up when the program runs: "
+                f"{parameter.annotation} can't be looked up at run time: "
                 "it is imported for type checkers only, or misspelt."
             ),
             "Import it outside `if TYPE_CHECKING:`, or pass the argument in the declaration.",
@@ -333,9 +334,9 @@ def unknown_scope(descriptor: ServiceDescriptor, scopes: Iterable[str]) -> Probl
     )
 
 
-def misconfigured(descriptor: ServiceDescriptor, title: str, problems: Iterable[str] = ()) -> Problem:
-    """A setting that is missing or malformed. The lines come without values."""
-    return _problem("misconfigured", f"{_label(descriptor)}: {title}", descriptor, problems)
+def misconfigured(descriptor: ServiceDescriptor, problems: Iterable[str]) -> Problem:
+    """Settings that are missing or malformed. The lines come without values."""
+    return _problem("misconfigured", _label(descriptor), descriptor, problems)
 
 
 def unreadable_setting(descriptor: ServiceDescriptor, setting: str, error: Exception) -> Problem:
@@ -402,38 +403,32 @@ def cycle(ring: Sequence[ServiceDescriptor], services: Iterable[str]) -> Problem
 
 def captive(own: ServiceDescriptor, held: ServiceDescriptor, path: Sequence[str], *, awaited: bool) -> Problem:
     """A service holds one that dies before it."""
-    life = f"scoped to {own.scope}" if own.lifetime is Lifetime.SCOPED else own.lifetime.value
-    span = "for ever" if own.lifetime is Lifetime.SINGLETON else f"for the whole {own.scope}"
-    target = short(held.provides)
-    lazily = held.provides is not object and not awaited
-    other = f"inject Lazy[{target}]" if lazily else "inject it per call with @inject_service"
     if held.lifetime is Lifetime.TRANSIENT:
         shorter = "closed with its scope"
-        keeps = f"Nothing would ever close {held.name}."
+        fix = [f"Nothing would ever close {held.name}. Make {held.name} a Service, or {own.name} Scoped."]
     else:
         shorter = "scoped" if held.scope == "request" else f"scoped to {held.scope}"
+        span = "for ever" if own.lifetime is Lifetime.SINGLETON else f"for the whole {own.scope}"
+        better = "Scoped" if own.lifetime is Lifetime.SINGLETON else f"scoped to {held.scope!r}"
+        lazily = held.provides is not object and not awaited
+        other = f"inject Lazy[{short(held.provides)}]" if lazily else "inject it per call with @inject_service"
         keeps = f"It would keep the first {held.scope}'s {held.name} {span}."
-    better = "it Scoped" if own.lifetime is Lifetime.SINGLETON else f"it Scoped to {held.scope!r}"
-    return _problem(
-        "captive",
-        f"{own.name} ({life}) holds {held.name} ({shorter})",
-        own,
-        [draw_path([own.name, *path]), f"{keeps} Make {better}, or {other}."],
-    )
+        fix = _sentences(keeps, f"Make {own.name} {better}, or {other}.")
+    life = f"scoped to {own.scope}" if own.lifetime is Lifetime.SCOPED else own.lifetime.value
+    headline = f"{own.name} ({life}) holds {held.name} ({shorter})"
+    return _problem("captive", headline, own, [draw_path([own.name, *path]), *fix])
 
 
 def awaited_by_singleton(own: ServiceDescriptor, held: ServiceDescriptor, path: Sequence[str]) -> Problem:
     """A singleton's constructor can't wait for a transient that is made by an async function."""
     return _problem(
         "async",
-        f"{own.name} (singleton) holds {held.name}, which is made by an async function",
+        f"{own.name} (singleton) holds {held.name} (async)",
         own,
         [
             draw_path([own.name, *path]),
-            (
-                f"A constructor can't wait for it. Make {held.name} a Service, which the start opens, "
-                "or inject it per call with @inject_service."
-            ),
+            f"{held.name} is made by an async function, which a constructor can't wait for.",
+            f"Make {held.name} a Service, which the start opens, or inject it per call with @inject_service.",
         ],
     )
 

@@ -283,7 +283,7 @@ class _Draft:
                 values = load_config(model, name=descriptor.name, values=values, manager=self.wiring.manager)
             self.node.config = values
         except ConfigurationError as error:
-            self.problem(diagnosis.misconfigured(descriptor, error.title, error.problems))
+            self.problem(diagnosis.misconfigured(descriptor, error.problems))
         except _KnownTooLateError as error:
             self.problem(diagnosis.unawaitable_setting(descriptor, str(error)))
         except Exception as error:  # noqa: BLE001 - whatever a settings factory of the user's raises belongs in the report
@@ -349,7 +349,7 @@ class _Draft:
         try:
             self.plain(made)
         except ConfigurationError as error:
-            self.problem(diagnosis.misconfigured(self.descriptor, error.title, error.problems))
+            self.problem(diagnosis.misconfigured(self.descriptor, error.problems))
         except Exception as error:  # noqa: BLE001 - a boundary: a converter of the user's may raise what it likes
             self.problem(diagnosis.unreadable_setting(self.descriptor, made.setting, error))
 
@@ -414,7 +414,7 @@ class _Draft:
         try:
             settings = load_config(model, name=self.descriptor.name, manager=self.wiring.manager)
         except ConfigurationError as error:
-            self.problem(diagnosis.misconfigured(self.descriptor, error.title, error.problems))
+            self.problem(diagnosis.misconfigured(self.descriptor, error.problems))
         else:
             self.kwargs[parameter.name] = settings
 
