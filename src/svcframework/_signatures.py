@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -222,13 +223,14 @@ def _inspected(target: Callable[..., Any]) -> Signature:
     except (ValueError, TypeError):
         return Signature((), takes_any_keyword=True, takes_any_position=True)
     hints = hints_of(getattr(target, "__init__", target) if isinstance(target, type) else target)
+    space = getattr(sys.modules.get(target.__module__), "__dict__", {})  # a named tuple has its names there
     found, kinds = [], set()
     for parameter in signature.parameters.values():
         kind, name = parameter.kind, parameter.name
         kinds.add(kind)
         if kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             continue
-        annotation = hints.get(name, parameter.annotation)
+        annotation = hints[name] if name in hints else _evaluate(parameter.annotation, space)
         by_name, by_position = kind is parameter.KEYWORD_ONLY, kind is parameter.POSITIONAL_ONLY
         found.append(Parameter(name, annotation, parameter.default, by_name, by_position, want_of(annotation)))
     keyword, position = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
@@ -269,3 +271,67 @@ def _protocol_members(protocol: type) -> set[str]:
     members = {name for base in protocol.__mro__[:-2] for name in vars(base) if name not in ignored}
     annotated = {name for base in protocol.__mro__[:-2] for name in vars(base).get("__annotations__", {})}
     return cast("set[str]", {name for name in members | annotated if not name.startswith(("_abc", "__"))})
+
+
+class Layout:
+    """A signature as source: the header of a wrapper with the same parameters, and the calls that it makes.
+
+    Args:
+        signature: The wrapped function's.
+        injections: The parameters that may be left out, whatever the signature says.
+        marker: What they are then.
+    """
+
+    def __init__(self, signature: inspect.Signature, injections: Mapping[str, Want], marker: Any) -> None:
+        parameters = list(signature.parameters.values())
+        self.names = [p.name for p in parameters]
+        self.first = parameters[0].name if parameters and parameters[0].name not in injections else None
+        self.values = "".join(f"{name}, " for name in self.names)
+        self.rest = ", ".join(name for name in self.names if name not in injections)
+        self._parameters = parameters
+        self.passed = self.passed_with({})
+        self._header(parameters, injections, marker)
+
+    def passed_with(self, values: Mapping[str, str]) -> str:
+        """The arguments of a call of the user's function, some of them replaced by other expressions."""
+        return ", ".join(_passed(parameter, values) for parameter in self._parameters)
+
+    def _header(self, parameters: list[inspect.Parameter], injections: Mapping[str, Want], marker: Any) -> None:
+        """An injected parameter in front of a required one can only be passed by keyword."""
+        kinds = inspect.Parameter
+        required = [n for n, p in enumerate(parameters) if p.default is EMPTY and p.name not in injections
+                    and p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]  # fmt: skip
+        last = max(required, default=-1)
+        ordered, keyword, tail, star = [], [], [], ""
+        defaults: list[Any] = []
+        self.kwdefaults: dict[str, Any] = {}
+        only = 0
+        for number, p in enumerate(parameters):
+            default = marker if p.name in injections else p.default
+            if p.kind is kinds.VAR_POSITIONAL:
+                star = f"*{p.name}"
+            elif p.kind is kinds.VAR_KEYWORD:
+                tail.append(f"**{p.name}")
+            elif p.kind is kinds.KEYWORD_ONLY or (p.name in injections and number < last):
+                keyword.append(p.name)
+                if default is not EMPTY:
+                    self.kwdefaults[p.name] = default
+            else:
+                ordered.append(p.name)
+                only = len(ordered) if p.kind is kinds.POSITIONAL_ONLY else only
+                if default is not EMPTY:
+                    defaults.append(default)
+        if only:
+            ordered.insert(only, "/")
+        self.defaults = tuple(defaults)
+        self.header = ", ".join([*ordered, *([star or "*"] if star or keyword else []), *keyword, *tail])
+
+
+def _passed(parameter: inspect.Parameter, values: Mapping[str, str]) -> str:
+    name = parameter.name
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"*{name}"
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return f"**{name}"
+    value = values.get(name, name)
+    return f"{name}={value}" if parameter.kind is parameter.KEYWORD_ONLY else value
