@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
+from contextlib import aclosing
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 # Without inspect.markcoroutinefunction (3.11) a plain function that returns a coroutine carries asyncio's mark.
 _ASYNCIO_MARK = getattr(asyncio.coroutines, "_is_coroutine", None)
@@ -54,3 +58,35 @@ def argument_names(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[st
     """The names, never the values, of the arguments of one call; without `self`."""
     given = [*names[: len(args)], *(f"*{place}" for place in range(len(names), len(args))), *kwargs]
     return tuple(name for name in given if name != "self")
+
+
+def mark_coroutine(function: F) -> F:
+    """Make a plain function that returns a coroutine count as a coroutine function."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = _ASYNCIO_MARK  # type: ignore[attr-defined]  # noqa: SLF001 - what 3.11 looks at
+    return function
+
+
+def forwarding(target: Any, call: Any) -> Any:
+    """A function of the same kind as what is called in the end."""
+
+    async def forward_async(*args: Any, **kwargs: Any) -> Any:
+        return await target(*args, **kwargs)
+
+    async def forward_items(*args: Any, **kwargs: Any) -> Any:
+        async with aclosing(target(*args, **kwargs)) as items:
+            async for item in items:
+                yield item
+
+    def forward_lines(*args: Any, **kwargs: Any) -> Any:
+        return (yield from target(*args, **kwargs))
+
+    def forward_now(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    if inspect.iscoroutinefunction(call):
+        return forward_async
+    if inspect.isasyncgenfunction(call):
+        return forward_items
+    return forward_lines if inspect.isgeneratorfunction(call) else forward_now

@@ -13,16 +13,15 @@ out why, and either mends it or raises an error that names function, parameter, 
 
 from __future__ import annotations
 
-import asyncio.coroutines
 import functools
 import inspect
-import sys
 from contextlib import aclosing, nullcontext
 from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
 
-from svcframework._signatures import EMPTY, Want, hints_of, want_of
+from svcframework._callables import forwarding, mark_coroutine
+from svcframework._signatures import EMPTY, Layout, Want, hints_of, want_of
 from svcframework._types import Location
 from svcframework.compiler import NeedsScope, build, compile_plan
 from svcframework.errors import (
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class _Injected:
@@ -183,35 +181,11 @@ def _inject_callable(target: Any, services: tuple[Any, ...], renamed: Mapping[st
         call = call.func
     if not isinstance(call, (FunctionType, MethodType)):
         call = type(call).__call__
-    forward = _forwarding(target, call)
+    forward = forwarding(target, call)
     forward.__name__ = forward.__qualname__ = getattr(target, "__name__", type(target).__name__)
     forward.__signature__ = inspect.signature(target)
     forward.__annotations__ = hints_of(call)
     return _inject(forward, services, renamed)
-
-
-def _forwarding(target: Any, call: Any) -> Any:
-    """A function of the same kind as what is called in the end."""
-
-    async def forward_async(*args: Any, **kwargs: Any) -> Any:
-        return await target(*args, **kwargs)
-
-    async def forward_items(*args: Any, **kwargs: Any) -> Any:
-        async with aclosing(target(*args, **kwargs)) as items:
-            async for item in items:
-                yield item
-
-    def forward_lines(*args: Any, **kwargs: Any) -> Any:
-        return (yield from target(*args, **kwargs))
-
-    def forward_now(*args: Any, **kwargs: Any) -> Any:
-        return target(*args, **kwargs)
-
-    if inspect.iscoroutinefunction(call):
-        return forward_async
-    if inspect.isasyncgenfunction(call):
-        return forward_items
-    return forward_lines if inspect.isgeneratorfunction(call) else forward_now
 
 
 def _wants(function: FunctionType, services: tuple[Any, ...], renamed: Mapping[str, Any]) -> dict[str, Want]:
@@ -295,7 +269,7 @@ class Injection:
         self.signature = inspect.signature(function)
         self.attributes = {name: attribute_of(want) for name, want in injections.items()}
         self.plan_attribute = f"_plan_{id(self):x}"
-        self.layout = _Layout(self.signature, self.injections)
+        self.layout = Layout(self.signature, self.injections, INJECTED)
         self.is_owned = False
         self.codes: dict[str, CodeType] = {}
         self._sources: list[Any] = []  # tracebacks quote a body as long as the function it was made as exists
@@ -559,54 +533,6 @@ def _value_now(resolver: Resolver, scope: Scope, found: Ref | Refs | None) -> An
     return resolver.value(found) if found is None or found.lazy else scope[found.name]
 
 
-class _Layout:
-    """A signature as source: the wrapper's header and the calls it makes."""
-
-    def __init__(self, signature: inspect.Signature, injections: Mapping[str, Want]) -> None:
-        parameters = list(signature.parameters.values())
-        self.names = [p.name for p in parameters]
-        self.first = parameters[0].name if parameters and parameters[0].name not in injections else None
-        self.values = "".join(f"{name}, " for name in self.names)
-        self.rest = ", ".join(name for name in self.names if name not in injections)
-        self._parameters = parameters
-        self.passed = self.passed_with({})
-        self._header(parameters, injections)
-
-    def passed_with(self, values: Mapping[str, str]) -> str:
-        """The arguments of a call of the user's function, some of them replaced by other expressions."""
-        return ", ".join(_passed(parameter, values) for parameter in self._parameters)
-
-    def _header(self, parameters: list[inspect.Parameter], injections: Mapping[str, Want]) -> None:
-        """An injected parameter in front of a required one can only be passed by keyword."""
-        kinds = inspect.Parameter
-        required = [n for n, p in enumerate(parameters) if p.default is EMPTY and p.name not in injections
-                    and p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]  # fmt: skip
-        last = max(required, default=-1)
-        ordered, keyword, tail, star = [], [], [], ""
-        defaults: list[Any] = []
-        self.kwdefaults: dict[str, Any] = {}
-        only = 0
-        for number, p in enumerate(parameters):
-            default = INJECTED if p.name in injections else p.default
-            if p.kind is kinds.VAR_POSITIONAL:
-                star = f"*{p.name}"
-            elif p.kind is kinds.VAR_KEYWORD:
-                tail.append(f"**{p.name}")
-            elif p.kind is kinds.KEYWORD_ONLY or (p.name in injections and number < last):
-                keyword.append(p.name)
-                if default is not EMPTY:
-                    self.kwdefaults[p.name] = default
-            else:
-                ordered.append(p.name)
-                only = len(ordered) if p.kind is kinds.POSITIONAL_ONLY else only
-                if default is not EMPTY:
-                    defaults.append(default)
-        if only:
-            ordered.insert(only, "/")
-        self.defaults = tuple(defaults)
-        self.header = ", ".join([*ordered, *([star or "*"] if star or keyword else []), *keyword, *tail])
-
-
 def _ambient(resolver: Resolver, level: str) -> Scope | None:
     """The innermost open scope of that host from which a level can be reached; any scope will do for none."""
     scope = ambient()
@@ -618,16 +544,6 @@ def _ambient(resolver: Resolver, level: str) -> Scope | None:
     return scope if around is not None and level else None
 
 
-def _passed(parameter: inspect.Parameter, values: Mapping[str, str]) -> str:
-    name = parameter.name
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        return f"*{name}"
-    if parameter.kind is parameter.VAR_KEYWORD:
-        return f"**{name}"
-    value = values.get(name, name)
-    return f"{name}={value}" if parameter.kind is parameter.KEYWORD_ONLY else value
-
-
 _CLOSURE = [" INJECTED, function, slow, MAIN"]
 """A last line, never reached, that makes every body close over the same names: code can then be exchanged."""
 
@@ -637,14 +553,6 @@ def _same_closure(made: Any, kind: str) -> CodeType:
     if sorted(code.co_freevars) != ["INJECTED", "MAIN", "function", "slow"]:
         raise AssertionError(f"{kind}: {code.co_freevars}")
     return code
-
-
-def mark_coroutine(function: F) -> F:
-    """Make a plain function that returns a coroutine count as a coroutine function."""
-    if sys.version_info >= (3, 12):
-        return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001 - what 3.11 looks at
-    return function
 
 
 def explain(function: Callable[..., Any]) -> str:
