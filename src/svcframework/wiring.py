@@ -103,10 +103,10 @@ class Graph:
             raise WiringError(problems, subject=self.subject)
 
     def resolve(self, want: Want, *, parameter: str = "") -> Ref | Refs | None:
-        """What answers a wish from outside the graph, say of an injected function; None where nothing does.
+        """What answers a wish from outside the graph, say of an injected function.
 
-        Raises:
-            AmbiguousServiceError: Several services would fit.
+        Returns:
+            None where nothing does, or where several would and nothing says which: see `candidates`.
         """
         return self._wiring.index.resolve(want, parameter)
 
