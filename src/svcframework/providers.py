@@ -92,7 +92,7 @@ class Scoped(_Declared, stock.Factory[ServiceT]):
 
     def __init__(
         self,
-        provides: abc.Callable[..., Any] | type[ServiceT] | str | None = None,
+        provides: abc.Callable[..., ServiceT] | type[ServiceT] | str | None = None,
         *args: Any,
         scope: str = "request",
         **kwargs: Any,
@@ -112,7 +112,7 @@ class Transient(_Declared, stock.Factory[ServiceT]):
     """
 
     def __init__(
-        self, provides: abc.Callable[..., Any] | type[ServiceT] | str | None = None, *args: Any, **kwargs: Any
+        self, provides: abc.Callable[..., ServiceT] | type[ServiceT] | str | None = None, *args: Any, **kwargs: Any
     ) -> None:
         super().__init__(provides, *args, **kwargs)
         if provides is not None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, assert_type
+
+from dependency_injector.containers import Container
+from pydantic import BaseModel
 
 from svcframework import (
     INJECTED,
@@ -65,6 +69,73 @@ class AppContainer(ServiceContainer):
     """A declaration."""
 
     cache = providers.Service(Cache)
+
+
+class TourSettings(BaseModel):
+    """Of the whole application."""
+
+    name: str = "tour"
+
+
+class Mailer:
+    """A plain class."""
+
+
+class SmtpMailer(Mailer):
+    """One of several."""
+
+
+class Users(BaseService):
+    """Wired by type."""
+
+    def __init__(self, cache: Cache, mailers: list[Mailer], other: Cache | None) -> None:
+        """Take its collaborators."""
+        self.cache, self.mailers, self.other = cache, mailers, other
+
+
+class Session:
+    """Opened for a scope."""
+
+
+class Report:
+    """Made for each who asks."""
+
+    def __init__(self, session: Session, title: str) -> None:
+        """Take its session."""
+        self.session, self.title = session, title
+
+
+async def open_session(cache: Cache, request: Mailer) -> AsyncIterator[Session]:
+    """Open one, and close it."""
+    yield Session()
+
+
+class TourContainer(ServiceContainer):
+    """Every word of a container."""
+
+    config = providers.Configuration()
+    settings = providers.Settings(TourSettings)
+    cache = providers.Service(Cache, config=config.cache, groups=["storage"], optional=True)
+    other = providers.Service(Cache, config={"url": "redis://there"}, dependencies="cache")
+    third = providers.Service(Cache, config=CacheConfig(url="redis://third"), optional_dependencies=["other"])
+    users = providers.Service(Users, cache=cache)
+    mailers = providers.Group(SmtpMailer, providers.Service(Mailer))
+    session = providers.Scoped(open_session, cache, scope="request")
+    request = providers.ScopeValue(Mailer)
+    report = providers.Transient(Report, title=settings.provided.name)
+    single = providers.Singleton(Mailer)
+    made = providers.Factory(Report, title="made")
+
+
+def container() -> None:
+    """An instance is dependency-injector's own, and each provider gives what it makes."""
+    made: Container = TourContainer()
+    cache: Cache = TourContainer.cache()
+    report: Report = TourContainer.report()
+    mailer: Mailer = TourContainer.single()
+    settings: TourSettings = TourContainer.settings()
+    host = ServiceHost(TourContainer, TourContainer())
+    print(made, cache, report, mailer, settings, host)  # noqa: T201 - so that all are used
 
 
 @inject_service
