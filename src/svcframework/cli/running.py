@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 import anyio
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from svcframework import log
 from svcframework._loading import load_host
+from svcframework._types import ServiceState
 from svcframework.errors import CommandError, ServiceNotFoundError
 from svcframework.host import ServiceHost
 
+_NEVER_TRIED = {ServiceState.REGISTERED, ServiceState.STOPPED}
 _COLOURS = {"healthy": "green", "pass": "green", "degraded": "yellow", "warn": "yellow"}
 
 
@@ -77,16 +80,17 @@ async def _examine(host: ServiceHost, *, group: str | None = None) -> int:
     try:
         results = await host.health.check_all(fresh=True)
         started = dict(host.lifecycle.started_in)
+        states = dict(host.states)
     finally:
         await host.stop(reason="examined")
     table = Table("service", "health", "start", "check", "message")
-    for name, result in results.items():
-        if name in started:
-            word = result.status.value
-            times = (f"{started[name] * 1000:.0f} ms", f"{result.latency * 1000:.0f} ms")
-            table.add_row(name, f"[{_COLOURS.get(word, 'red')}]{word}[/]", *times, result.message)
+    examined = {name: result for name, result in results.items() if states[name] not in _NEVER_TRIED}
+    for name, result in examined.items():
+        word = result.status.value
+        times = (f"{started.get(name, 0.0) * 1000:.0f} ms", f"{result.latency * 1000:.0f} ms")
+        table.add_row(name, f"[{_COLOURS.get(word, 'red')}]{word}[/]", *times, escape(result.message))
     Console().print(table)
-    return 0 if all(result for name, result in results.items() if name in started) else 1
+    return 0 if all(examined.values()) else 1
 
 
 def _ask(port: int, token: str | None) -> int:
@@ -106,10 +110,13 @@ def _ask(port: int, token: str | None) -> int:
         raise CommandError(f"Nothing answers on port {port}: {getattr(error, 'reason', error)}.") from None
     view: dict[str, Any] = json.loads(body)
     console = Console()
-    console.print(f"[{_COLOURS.get(view['status'], 'red')}]{view['status']}[/] {view.get('output', '')}")
+    console.print(_line(view))
     for name, checks in view.get("checks", {}).items():
-        check = checks[0]
-        console.print(
-            f"  [{_COLOURS.get(check['status'], 'red')}]{check['status']}[/] {name} {check.get('output', '')}"
-        )
+        console.print(f"  {_line(checks[0], name)}")
     return 0 if is_good else 1
+
+
+def _line(view: dict[str, Any], name: str = "") -> str:
+    """A word in its colour, and what there is to say."""
+    words = escape(f"{name} {view.get('output', '')}".strip())
+    return f"[{_COLOURS.get(view['status'], 'red')}]{view['status']}[/] {words}"
