@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,6 +15,10 @@ from svcframework.service import snake_case
 NOTHING: Final = type("Nothing", (), {"__repr__": lambda _: "<nothing>"})()
 """Marks a descriptor that has a factory and no ready instance."""
 _NO_ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType({})  # shared by all who are given none
+
+
+def _no_arguments() -> Mapping[str, Any]:
+    return _NO_ARGUMENTS  # not a plain default: Python 3.11 takes it for a mutable one
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Make:
 
     factory: Callable[..., Any]
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = _NO_ARGUMENTS
+    kwargs: Mapping[str, Any] = field(default_factory=_no_arguments)
     setting: str = ""
 
 
@@ -66,7 +70,7 @@ class ServiceDescriptor:
     lifetime: Lifetime = Lifetime.SINGLETON
     scope: str = ""
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = _NO_ARGUMENTS
+    kwargs: Mapping[str, Any] = field(default_factory=_no_arguments)
     config: Any = None
     dependencies: tuple[str, ...] = ()
     optional_dependencies: tuple[str, ...] = ()
