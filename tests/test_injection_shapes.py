@@ -462,3 +462,29 @@ async def test_traceback_of_a_plain_function_quotes_the_wrapper(host: ServiceHos
         with pytest.raises(KeyError) as caught:
             use()
     assert "return function(cache)" in "".join(traceback.format_exception(caught.value))
+
+
+async def test_parameters_may_have_any_name(host: ServiceHost) -> None:
+    """No name of a parameter gets in the way of a name in the generated code."""
+
+    @inject_service("cache")
+    async def single(function: int, slow: int, INJECTED: int, MAIN: int, call: int, outer: int, cache: Any) -> Any:  # noqa: N803
+        return function, slow, INJECTED, MAIN, call, outer, cache
+
+    @inject_service("session")
+    async def scoped(
+        token: int, held: int, result: int, error: int, v0: int, g0: int, v0_: int, closing: int, function: int,
+        slow: int, call: int, around: int, *items: int, session: Any, unwind: int = 9, **item: int,
+    ) -> Any:  # fmt: skip
+        return token, held, result, error, v0, g0, v0_, closing, function, slow, call, around, items, unwind, item
+
+    @inject_service("sync_session")
+    def lines(items: int, result: int, error: int, sync_session: Any) -> Iterator[Any]:
+        yield items, result, error
+
+    async with host:
+        assert (1, 2, 3, 4, 5, 6, host["cache"]) == await single(1, 2, 3, 4, 5, 6)
+        for _ in range(2):
+            found = await scoped(*range(12), 20, 21, unwind=7, item=8)
+            assert (*range(12), (20, 21), 7, {"item": 8}) == found
+        assert [(1, 2, 3)] == list(lines(1, 2, 3)) == list(lines(1, error=3, result=2))

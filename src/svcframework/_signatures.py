@@ -330,8 +330,8 @@ class Layout:
 def _passed(parameter: inspect.Parameter, values: Mapping[str, str]) -> str:
     name = parameter.name
     if parameter.kind is parameter.VAR_POSITIONAL:
-        return f"*{name}"
+        return f"*{values.get(name, name)}"
     if parameter.kind is parameter.VAR_KEYWORD:
-        return f"**{name}"
+        return f"**{values.get(name, name)}"
     value = values.get(name, name)
     return f"{name}={value}" if parameter.kind is parameter.KEYWORD_ONLY else value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import linecache
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -288,7 +289,7 @@ def compile_plan(
     function: Callable[..., Any],
     injected: Mapping[str, Any],
     *,
-    header: str,
+    parameters: Sequence[str],
     passed: Callable[[Mapping[str, str]], str],
     level: str,
     around: Callable[..., Any] | None = None,
@@ -299,7 +300,7 @@ def compile_plan(
         instances: Where services come from.
         function: The user's function.
         injected: Parameter to resolved argument (`Ref`, `Refs` or a value).
-        header: The plan's own parameters, as source.
+        parameters: The user's function's own parameters, which the plan takes by position.
         passed: The arguments of the user's function as source, given the expressions of the injected ones.
         level: The scope level to open.
         around: Takes the call, with the plan's arguments in a tuple, when a scope is open already.
@@ -308,7 +309,9 @@ def compile_plan(
         NeedsScope: Only a scope that the caller opened can serve this function.
     """
     code = PlanCode(instances)
-    values = {parameter: code.argument(argument) for parameter, argument in injected.items()}
+    own = {name: _free(name, parameters) for name in parameters}
+    header = ", ".join(own.values())
+    values = {**own, **{parameter: code.argument(argument) for parameter, argument in injected.items()}}
     kind = _kind(function)
     if code.is_async and kind in {"sync", "generator"}:
         raise ScopeError(
@@ -327,6 +330,22 @@ def compile_plan(
         "did_not_stop": did_not_stop, "around": around,
     }  # fmt: skip
     return cast("Callable[..., Any]", build(lines, "plan", names, label=f"plan of {function.__qualname__}"))
+
+
+_WORDS = re.compile(
+    r"[kvg]\d+|AMBIENT|BaseException|around|closing|did_not_stop|enter|error|function|held|how|item|items|leave|outer|plan"
+    r"|result|token|unwind|unwind_now|_"
+)
+"""The names that a plan has for itself."""
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, or one beside it, so that no parameter hides a word of the plan's."""
+    while _WORDS.fullmatch(name):
+        name = f"{name}_"
+        while name in taken:
+            name = f"{name}_"
+    return name
 
 
 def _around_call(kind: str, header: str) -> list[str]:
@@ -369,7 +388,9 @@ def _in_scope(code: PlanCode, kind: str, call: list[str]) -> list[str]:
     for generator, generator_is_async in reversed(code.exits):
         body += [
             f"closing, {generator} = {generator}, None",
-            f"{'async ' if generator_is_async else ''}for _ in closing: did_not_stop(closing)",
+            "async for _ in closing:" if generator_is_async else "for _ in closing:",
+            " await closing.aclose()" if generator_is_async else " closing.close()",
+            " did_not_stop(closing)",
         ]
     if kind != "async generator":
         body.append("return result")

@@ -37,7 +37,7 @@ from svcframework.scopes import Scope, ambient, unwind_now
 from svcframework.wiring import Ref, Refs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -270,49 +270,53 @@ class Injection:
         self.attributes = {name: attribute_of(want) for name, want in injections.items()}
         self.plan_attribute = f"_plan_{id(self):x}"
         self.layout = Layout(self.signature, self.injections, INJECTED)
+        self.words = {
+            word: _beside(word, self.layout.names) for word in ("INJECTED", "MAIN", "call", "function", "slow")
+        }
         self.is_owned = False
         self.codes: dict[str, CodeType] = {}
         self._sources: list[Any] = []  # tracebacks quote a body as long as the function it was made as exists
         self.wrapper = self._compile()
 
     def _compile(self) -> Any:
-        constants = {"INJECTED": INJECTED, "function": self.function, "slow": self.slow, "MAIN": None}
-        bodies = {"main": self._body("MAIN"), "plan": self._plan_body("MAIN")}
+        words = self.words
+        values = {"INJECTED": INJECTED, "function": self.function, "slow": self.slow, "MAIN": None}
+        constants = {words[word]: value for word, value in values.items()}
+        bodies = {"main": self._body(words["MAIN"]), "plan": self._plan_body(words["MAIN"])}
         first = self.layout.first
         if first is not None:
             bodies["owner"] = self._body(f"{first}._space")
             bodies["owner_plan"] = self._plan_body(f"{first}._space")
         for kind, body in bodies.items():
-            lines = [f"def wrapper({self.layout.header}):", " INJECTED, function, slow, MAIN", *body]
-            lines[1:2] = []
+            lines = [f"def wrapper({self.layout.header}):", *body, f" {', '.join(constants)}"]
             made = build(lines, "wrapper", constants, label=f"injection of {self.function.__qualname__}")
-            self.codes[kind] = _same_closure(made, kind)
+            self.codes[kind] = made.__code__
             self._sources.append(made)
         return self._finish(self.codes["main"], constants)
 
     def _body(self, space: str) -> list[str]:
-        fill = [f"  if {name} is INJECTED: {name} = {space}.{self.attributes[name]}" for name in self.injections]
+        injected, function, slow = self.words["INJECTED"], self.words["function"], self.words["slow"]
+        fill = [f"  if {name} is {injected}: {name} = {space}.{self.attributes[name]}" for name in self.injections]
         return [
             " try:",
             *fill,
-            f" except AttributeError: return slow(({self.layout.values}))",
-            f" return function({self.layout.passed})",
-            *_CLOSURE,
+            f" except AttributeError: return {slow}(({self.layout.values}))",
+            f" return {function}({self.layout.passed})",
         ]
 
     def _plan_body(self, space: str) -> list[str]:
-        missing = " and ".join(f"{name} is INJECTED" for name in self.injections)
+        injected, call, slow = self.words["INJECTED"], self.words["call"], self.words["slow"]
+        missing = " and ".join(f"{name} is {injected}" for name in self.injections)
         return [
             f" if {missing}:",
-            f"  try: call = {space}.{self.plan_attribute}",
-            f"  except AttributeError: return slow(({self.layout.values}))",
-            f"  return call({self.layout.rest})",
-            f" return slow(({self.layout.values}))",
-            *_CLOSURE,
+            f"  try: {call} = {space}.{self.plan_attribute}",
+            f"  except AttributeError: return {slow}(({self.layout.values}))",
+            f"  return {call}({self.layout.rest})",
+            f" return {slow}(({self.layout.values}))",
         ]
 
     def _finish(self, code: CodeType, constants: Mapping[str, Any]) -> Any:
-        cells = {**{name: CellType(value) for name, value in constants.items()}, "MAIN": _MAIN}
+        cells = {**{name: CellType(value) for name, value in constants.items()}, self.words["MAIN"]: _MAIN}
         closure = tuple(cells[name] for name in code.co_freevars)
         function = self.function
         wrapper: Any = FunctionType(code, {"__builtins__": __builtins__}, function.__name__, None, closure)
@@ -334,9 +338,7 @@ class Injection:
     @property
     def source(self) -> str:
         """The generated wrapper, for `svc explain`."""
-        return "\n".join(
-            [f"def {self.function.__name__}({self.layout.header}):", *self._body("MAIN")[: -len(_CLOSURE)]]
-        )
+        return "\n".join([f"def {self.function.__name__}({self.layout.header}):", *self._body(self.words["MAIN"])])
 
     def bind_to_instance(self) -> None:
         """Read services from the host of the instance that the method belongs to."""
@@ -430,7 +432,7 @@ class Injection:
             resolver,
             self.function,
             found,
-            header=", ".join(names),
+            parameters=names,
             passed=self.layout.passed_with,
             level=level or "call",
             around=around if level else None,
@@ -525,6 +527,13 @@ class Injection:
         return self.function(*args, **kwargs)
 
 
+def _beside(word: str, names: Sequence[str]) -> str:
+    """The word, or one like it, that no parameter has."""
+    while word in names:
+        word = f"{word}_"
+    return word
+
+
 def _value_now(resolver: Resolver, scope: Scope, found: Ref | Refs | None) -> Any:
     """What a resolved wish stands for in an open scope, where nothing has to be awaited."""
     if isinstance(found, Refs):
@@ -542,17 +551,6 @@ def _ambient(resolver: Resolver, level: str) -> Scope | None:
     while around is not None and level and around.level != level:
         around = around.parent
     return scope if around is not None and level else None
-
-
-_CLOSURE = [" INJECTED, function, slow, MAIN"]
-"""A last line, never reached, that makes every body close over the same names: code can then be exchanged."""
-
-
-def _same_closure(made: Any, kind: str) -> CodeType:
-    code = cast("CodeType", made.__code__)
-    if sorted(code.co_freevars) != ["INJECTED", "MAIN", "function", "slow"]:
-        raise AssertionError(f"{kind}: {code.co_freevars}")
-    return code
 
 
 def explain(function: Callable[..., Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -184,7 +184,8 @@ class Resolver:
         if node.is_singleton:
             return self._install(self.table, key, [name], lambda: self.get(name))
         if node.descriptor.lifetime is Lifetime.TRANSIENT and not self._overridden and not self.innermost([name]):
-            self.table.factories[key] = self.factory(name)
+            with suppress(ScopeError):  # it is opened or awaited, so a scope makes it
+                self.table.factories[key] = self.factory(name)
         return self.unshared(node)
 
     def factory(self, name: str) -> Callable[[], Any]:

@@ -382,11 +382,13 @@ def _outcome(error: BaseException | None, current: BaseException | None, failure
 
 async def _finish(generator: Any) -> None:
     async for _ in generator:
+        await generator.aclose()
         did_not_stop(generator)
 
 
 def _finish_now(generator: Any) -> None:
     for _ in generator:
+        generator.close()
         did_not_stop(generator)
 
 
