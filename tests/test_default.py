@@ -93,6 +93,7 @@ async def test_life_by_functions() -> None:
     try:
         assert "x" == await get_service(Store).read("x")
         assert {"store", "reader"} == set(await health_check_all_services())
+        assert {"reader"} == set(await health_check_all_services(group="front"))
         metrics = get_service_metrics("store")
         assert (100.0, 0.0, 1) == (metrics["success_rate"], metrics["error_rate"], metrics["count"])
         assert metrics["avg_response_time"] >= 0.0

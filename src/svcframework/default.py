@@ -259,9 +259,13 @@ async def shutdown_all_services() -> None:
     await current_host().stop(reason="shutdown_all_services()")
 
 
-async def health_check_all_services() -> dict[str, HealthResult]:
-    """Check every service now, concurrently, each within its own timeout."""
-    return await current_host().health.check_all(fresh=True)
+async def health_check_all_services(group: str | None = None) -> dict[str, HealthResult]:
+    """Check every service now, concurrently, each within its own timeout.
+
+    Args:
+        group: Only the services of that group.
+    """
+    return await current_host().check_health(group=group)
 
 
 # --- the five handles of older code ---------------------------------------------------------------------

@@ -709,6 +709,21 @@ class ServiceHost:
 
     # --- health ---------------------------------------------------------------------------------------
 
+    async def check_health(self, *, group: str | None = None) -> dict[str, HealthResult]:
+        """Check services now, concurrently, each within its own timeout.
+
+        Args:
+            group: Only the services of that group.
+
+        Returns:
+            Name to what was found; objects that have no health check are left out.
+        """
+        if group is None:
+            return await self.health.check_all(fresh=True)
+        members = self.registry.group(group)
+        found = await self.health.check_all(fresh=True, names=members)
+        return {name: found[name] for name in members if name in found}
+
     def _health_targets(self) -> dict[str, HealthTarget]:
         """Everything that can be asked how it is: the services that have been built."""
         states = self._lifecycle.states if self._lifecycle is not None else {}

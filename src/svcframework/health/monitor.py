@@ -21,7 +21,7 @@ from svcframework.health.report import HealthReport, ServiceHealth
 from svcframework.service import as_health_result
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -133,14 +133,19 @@ class HealthMonitor:
             return record.finding
         return await self._join(name, target)
 
-    async def check_all(self, *, fresh: bool = False) -> dict[str, HealthResult]:
-        """How every service is now, by name; checked concurrently, each within its own timeout."""
+    async def check_all(self, *, fresh: bool = False, names: Collection[str] | None = None) -> dict[str, HealthResult]:
+        """How every service is now, by name; checked concurrently, each within its own timeout.
+
+        Args:
+            fresh: Check even what has a young finding.
+            names: Only those of these that there are.
+        """
         found: dict[str, HealthResult] = {}
 
         async def check(name: str) -> None:
             found[name] = await self.check(name, fresh=fresh)
 
-        names = list(self._services())
+        names = [name for name in self._services() if names is None or name in names]
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(check, name)
