@@ -199,6 +199,18 @@ def test_sigterm_leaves_nothing_behind(stage: Stage, moment: Moment) -> None:
     assert [] == stage.left_behind()
 
 
+def test_second_sigterm_leaves_nothing_behind(stage: Stage) -> None:
+    """It shortens the end of a start in the middle of copying a database; what is copied nevertheless goes as well."""
+    with stage.running(*DEMO) as process:
+        makes("svc-*/data/base")(stage, process)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        code = stage.finish(process)
+
+    assert TERMINATED == code, stage.output
+    assert [] == stage.left_behind()
+
+
 def test_sigterm_before_the_first_line_of_ours(stage: Stage) -> None:
     """An interpreter that has only just been started is ended by the system; a shell says 143 to that as well."""
     with stage.running(*DEMO) as process:
