@@ -180,23 +180,35 @@ def _path_to_awaited(name: str, nodes: Mapping[str, Node], awaited: set[str]) ->
     return path
 
 
-def late_wants(cls: type) -> Sequence[LateWant]:
-    """What the injected methods of a class and its bases ask for."""
+def late_wants(cls: type, known: dict[type, Mapping[str, Sequence[LateWant]]]) -> Sequence[LateWant]:
+    """What the injected methods of a class and its bases ask for.
+
+    Args:
+        cls: The class of a service.
+        known: What each base's own methods ask for; filled as they are read, for most services share theirs.
+    """
     found: list[LateWant] = []
-    seen: set[str] = set()
-    for base in cls.__mro__[:-1]:
-        for member_name, member in vars(base).items():
-            if member_name.startswith("__") and member_name != "__call__":
-                continue
-            if member_name in seen:
-                continue
-            seen.add(member_name)
-            found.extend(_wants_of(_injected(member)))
+    bases = cls.__mro__[:-1]
+    for number, base in enumerate(bases):
+        own = known.get(base)
+        if own is None:
+            own = known[base] = _own_wants(base)
+        for name, wants in own.items():
+            if not any(name in vars(derived) for derived in bases[:number]):
+                found.extend(wants)
     return found
+
+
+def _own_wants(base: type) -> Mapping[str, Sequence[LateWant]]:
+    """By method, those of one class without its bases."""
+    members = ((name, _injected(member)) for name, member in vars(base).items())
+    return {name: list(_wants_of(function)) for name, function in members if function is not None}
 
 
 def _injected(member: Any) -> Any:
     """The injected function behind a member, under whatever other decorators."""
+    if not callable(member) and not hasattr(member, "__func__"):
+        return None
     member = getattr(member, "__func__", member)
     while member is not None and not hasattr(member, "__injections__"):
         member = getattr(member, "__wrapped__", None) if hasattr(member, "__code__") else None
@@ -204,8 +216,6 @@ def _injected(member: Any) -> Any:
 
 
 def _wants_of(function: Any) -> Iterable[LateWant]:
-    if function is None:
-        return
     signature = signature_of(function.__wrapped__)
     for name, want in cast("Mapping[str, Want]", function.__injections__).items():
         yield name, signature.get(name), want, inspect.unwrap(function)

@@ -168,6 +168,7 @@ class _Wiring:
         self.index = Index(registry)
         self.descriptors = self.index.descriptors
         self.late_wants: dict[type, Sequence[validation.LateWant]] = {}
+        self.late_by_base: dict[type, Mapping[str, Sequence[validation.LateWant]]] = {}
         self.nodes: dict[str, Node] = {}
         self.problems: list[Problem] = []
         self.open: dict[str, Problem] = {}  # by name: what callers of a factory have to give
@@ -209,7 +210,7 @@ class _Wiring:
         """What the injected methods of a class ask for."""
         known = self.late_wants.get(cls)
         if known is None:
-            known = self.late_wants[cls] = validation.late_wants(cls)
+            known = self.late_wants[cls] = validation.late_wants(cls, self.late_by_base)
         return known
 
     # --- the order ------------------------------------------------------------------------------------
