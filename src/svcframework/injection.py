@@ -411,8 +411,8 @@ class Injection:
         if scope is not None:
             return self._from_scope(resolver, scope, given, found)
         if len(found) < len(self.injections):
-            return self._plan(resolver, found, level)(*self._rest(given, found))
-        resolver.bind_plan(self.plan_attribute, lambda: self._plan(resolver, found, level))
+            return self._plan(resolver, found)(*self._rest(given, found))
+        resolver.bind_plan(self.plan_attribute, lambda: self._plan(resolver, found))
         self.wrapper.__code__ = self.codes["owner_plan" if self.is_owned else "plan"]
         return getattr(resolver.space, self.plan_attribute)(*self._rest(given, found))
 
@@ -420,7 +420,8 @@ class Injection:
         """The innermost scope level that the function needs."""
         return resolver.innermost(name for ref in found.values() for name in names_in(ref))
 
-    def _plan(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None], level: str) -> Callable[..., Any]:
+    def _plan(self, resolver: Resolver, found: Mapping[str, Ref | Refs | None]) -> Callable[..., Any]:
+        level = self._level(resolver, found)  # each time: an override may be about, and what is overridden needs none
         names = [name for name in self.layout.names if name not in found]
 
         def around(values: tuple[Any, ...]) -> Any:

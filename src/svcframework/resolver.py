@@ -196,7 +196,10 @@ class Resolver:
         """
         factory = self._factories.get(name)
         if factory is None:
-            factory = self._factories[name] = compile_factory(self, name)
+            factory = compile_factory(self, name)
+            if self._overridden:  # what was compiled holds what this context sees, and others see something else
+                return lambda: self.any_of(name)
+            self._factories[name] = factory
         return factory
 
     def recipes(self, level: str) -> Recipes:
@@ -319,9 +322,13 @@ class Resolver:
             self.node(name)
             self.graph.check([name])
             nodes = self.graph.nodes
-            for each in self._needed(name):
-                if nodes[each].is_singleton and each not in self.instances:
-                    self.build_one(nodes[each])
+            token = _OVERRIDES.set(None)  # it will be everybody's, and stay: it must not hold this context's fakes
+            try:
+                for each in self._needed(name):
+                    if nodes[each].is_singleton and each not in self.instances:
+                        self.build_one(nodes[each])
+            finally:
+                _OVERRIDES.reset(token)
             return self.instances[name]
 
     def _needed(self, name: str) -> list[str]:

@@ -94,7 +94,7 @@ class Scope:
         """
         name, maker, is_async = self._recipes[wanted]
         values = self.values
-        if name in values:
+        if name in values and maker is not None:  # no maker: a singleton, another scope's, or overridden here
             return values[name]
         if maker is None:
             return await self.obtain(name)
