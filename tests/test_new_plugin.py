@@ -88,7 +88,8 @@ def test_new_plugin_passes_the_checks(plugin: Path, check: list[str]) -> None:
     """Linter, formatter and type checker have nothing to say."""
     pytest.importorskip(check[0])
     arguments = [part.format(root=ROOT) for part in check]
-    variables = {"MYPYPATH": str(plugin / "src"), "MYPY_CACHE_DIR": str(plugin.parent / "mypy"), "RUFF_NO_CACHE": "true"}
+    cache = str(plugin.parent / "mypy")
+    variables = {"MYPYPATH": str(plugin / "src"), "MYPY_CACHE_DIR": cache, "RUFF_NO_CACHE": "true"}
     result = run(sys.executable, "-m", *arguments, folder=plugin, **variables)
     assert 0 == result.returncode, result.stdout + result.stderr
 

@@ -109,7 +109,7 @@ class Location:
     @classmethod
     def of_caller(cls, depth: int = 1) -> Location:
         """The line that called the function that asks, `depth` frames further up."""
-        frame = sys._getframe(depth + 1)  # the public inspect.stack() reads every source file
+        frame = sys._getframe(depth + 1)  # noqa: SLF001 - the public inspect.stack() reads every source file
         return cls(frame.f_code.co_filename, frame.f_lineno)
 
     @classmethod

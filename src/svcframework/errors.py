@@ -182,7 +182,8 @@ class ShutdownError(LifecycleError):
 
     def __init__(self, errors: dict[str, BaseException], hung: dict[str, str] | None = None) -> None:
         self.errors, self.hung = errors, hung or {}
-        lines = [f"{len(errors) + len(self.hung)} services did not stop cleanly"]
+        count = len(errors) + len(self.hung)
+        lines = [f"{count} service{'s' if count != 1 else ''} did not stop cleanly"]
         lines += [f"  {name}: {describe(error)}" for name, error in errors.items()]
         lines += [f"  {name} hung, last waiting at {where}" for name, where in self.hung.items()]
         super().__init__("\n".join(lines))
@@ -322,6 +323,9 @@ class CommandError(ServiceFrameworkError):
 # --- words ----------------------------------------------------------------------------------------------
 
 
+_SHOWN = 8  # names that a message lists
+
+
 def type_name(wanted: object) -> str:
     """A type as its user would write it."""
     return getattr(wanted, "__qualname__", None) or str(wanted)
@@ -349,5 +353,5 @@ def did_you_mean(wanted: object, known: Iterable[str]) -> str:
         return f" Did you mean {' or '.join(repr(name) for name in close)}?"
     if not names:
         return " Nothing is registered yet."
-    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     return f" There are: {shown}."

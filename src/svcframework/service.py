@@ -58,8 +58,8 @@ class BaseService(Generic[ConfigT]):
         for attribute, member in vars(cls).items():
             if attribute in _TAKEN and callable(member):
                 raise RegistrationError(
-                    f"{cls.__qualname__}.{attribute}() would be hidden by the attribute {attribute!r} of every service: "
-                    "give the method another name."
+                    f"{cls.__qualname__}.{attribute}() would be hidden by an attribute that every service has, "
+                    f"{attribute!r}: give the method another name."
                 )
             _bind_to_instance(member)
 
