@@ -214,6 +214,21 @@ async def test_failed_start_is_told_and_undone(story: list[str]) -> None:
     assert not host.is_running
 
 
+async def test_error_of_a_constructor_says_whose_it_is() -> None:
+    """The error is the constructor's own, with the service and its declaration noted on it."""
+
+    class Broken(BaseService):
+        def __init__(self) -> None:
+            raise ValueError("bad size")
+
+    host = a_host(Broken)
+    with pytest.raises(ValueError, match="bad size") as caught:
+        await host.start()
+    descriptor = host.registry["broken"]
+    assert [f"while {descriptor.label} was built, declared at {descriptor.at}"] == caught.value.__notes__
+    assert ServiceState.REGISTERED is host.state
+
+
 async def test_stop_calls_a_start_off(story: list[str]) -> None:
     """Who waits for the start is told; nothing runs afterwards."""
 

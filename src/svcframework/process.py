@@ -246,6 +246,7 @@ class _Owner:
 def _tell(error: BaseException) -> None:
     """Our own errors say what to do; others need their traceback."""
     if isinstance(error, ServiceFrameworkError):
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - the process's last words
+        words = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+        print(words, file=sys.stderr)  # noqa: T201 - the process's last words
     else:
         traceback.print_exception(error)

@@ -365,7 +365,12 @@ class Resolver:
         elif node.is_async or _opens(node):
             raise ServiceUnavailableError(name, "it is opened when the host starts, and the host has not started it")
         else:
-            self.instances[name] = self.construct(node)
+            try:
+                self.instances[name] = self.construct(node)
+            except Exception as error:
+                place = f", declared at {descriptor.at}" if descriptor.at else ""
+                error.add_note(f"while {descriptor.label} was built{place}")
+                raise
         return self.instances[name]
 
     def construct(self, node: Node) -> Any:
