@@ -73,26 +73,23 @@ class Handle:
         return self._factory(*map(_now, self._args), *args, **known, **kwargs)
 
 
-class Handles(dict[Any, Any]):
+class Handles:
     """Handles by name: `handles("sms", number)`, `handles.sms(number)`."""
 
     def __init__(self, *pairs: Any) -> None:
-        super().__init__(to_dict(*pairs))
+        self.providers: dict[Any, Any] = to_dict(*pairs)
 
     def __call__(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         """Make what that name stands for."""
-        return self[name](*args, **kwargs)
+        return self._of(name)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"there is no {name!r}: {', '.join(map(str, self))}") from None
+        return self._of(name)
 
-    @property
-    def providers(self) -> dict[Any, Any]:
-        """All of them, as dependency-injector's aggregates have it."""
-        return dict(self)
+    def _of(self, name: Any) -> Any:
+        if name not in self.providers:
+            raise AttributeError(f"there is no {name!r}: {', '.join(map(str, self.providers))}")
+        return self.providers[name]
 
 
 class _Now:
