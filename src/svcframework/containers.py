@@ -16,6 +16,7 @@ from svcframework import providers as ours
 from svcframework._signatures import Want, provided_by
 from svcframework._types import Lifetime
 from svcframework.config import load_settings
+from svcframework.diagnosis import place_in
 from svcframework.errors import type_name
 from svcframework.problems import Problem
 from svcframework.registry import Make, ServiceDescriptor
@@ -61,15 +62,19 @@ def read_container(
 
 def container_name(container: Any) -> str:
     """What reports call a container."""
+    return type_name(_class_of(container))
+
+
+def _class_of(container: Any) -> type:
     cls = container if isinstance(container, type) else getattr(container, "declarative_parent", None)
-    return type_name(cls or type(container))
+    return cast("type", cls or type(container))
 
 
 class _Reader:
     """One reading of a container: first every provider gets its name, then each becomes a descriptor."""
 
     def __init__(self, container: Any, manager: ConfigManager | None) -> None:
-        self.owner, self.manager = container_name(container), manager
+        self.container, self.owner, self.manager = _class_of(container), container_name(container), manager
         self.names: dict[int, str] = {}
         self.kept: list[Any] = []  # keeps providers alive, so that no id in `names` is used twice
         self.descriptors: list[ServiceDescriptor] = []
@@ -88,12 +93,8 @@ class _Reader:
                 except Exception as error:  # noqa: BLE001 - a boundary: files may be missing or malformed in any way
                     fix = "See the files that it names: the error may quote them, and so is not shown."
                     headline = f"{name} can't be loaded: {type(error).__name__}"
-                    self.problems.append(Problem("misconfigured", headline, None, (self.declared_in, fix), (name,)))
-
-    @property
-    def declared_in(self) -> str:
-        """For reports about providers that don't know where they are written."""
-        return f"declared in {self.owner}"
+                    at = place_in(self.container, name)
+                    self.problems.append(Problem("misconfigured", headline, at, (fix,), (name,)))
 
     # --- names ----------------------------------------------------------------------------------------
 
@@ -312,7 +313,9 @@ class _Reader:
         return self.argument(provider.providers[chosen])
 
     def unmet(self, name: str, headline: str, fix: str) -> None:
-        self.problems.append(Problem("unmet", headline, None, (self.declared_in, fix), (name,)))
+        """Nothing stands behind a name."""
+        at = place_in(self.container, name.partition(".")[0])
+        self.problems.append(Problem("unmet", headline, at, (fix,), (name,)))
 
 
 def _option(_: _Reader, provider: Any) -> Make:

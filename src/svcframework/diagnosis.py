@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from svcframework._graph import draw_path
@@ -36,6 +37,17 @@ def _place_of_class(cls: type) -> Location | None:
         return Location(inspect.getsourcefile(cls) or inspect.getfile(cls), inspect.getsourcelines(cls)[1])
     except (OSError, TypeError):
         return None
+
+
+def place_in(container: type, name: str) -> Location | None:
+    """Where a container's class body, or that of a base, assigns a name; the class itself where that can't be seen."""
+    owner = next((base for base in container.__mro__ if name in vars(base)), container)
+    start = _place_of_class(owner)
+    if start is None:
+        return None
+    assignment = re.compile(rf"\s+{re.escape(name)}\s*(:[^=]+)?=")
+    lines = enumerate(inspect.getsourcelines(owner)[0], start.line)
+    return next((Location(start.file, number) for number, line in lines if assignment.match(line)), start)
 
 
 _HERE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - a string is what is compared
