@@ -15,6 +15,7 @@ from dependency_injector import errors as stock_errors
 from dependency_injector import resources
 
 from svcframework import BaseService, ServiceConfig, ServiceContainer, ServiceHost, providers
+from svcframework.containers import read_container
 from svcframework.problems import WiringError
 
 
@@ -803,3 +804,18 @@ def test_stock_containers_run_on_a_host() -> None:
     host = ServiceHost(App, dynamic, log_events=False)
     assert (1, host["database"]) == (host["number"], host["repository"].database)
     assert host.name.endswith("App")
+
+
+def test_stock_providers_are_found_in_the_class_body() -> None:
+    """They don't remember where they are written; the container's source does."""
+
+    class Outer(ServiceContainer):
+        first = providers.Singleton(Database)
+        second: providers.Singleton[Repository] = providers.Singleton(Repository)
+
+    class Inheriting(Outer):
+        third = providers.Factory(Report, title="x")
+
+    start = test_stock_providers_are_found_in_the_class_body.__code__.co_firstlineno
+    lines = {d.name: d.at.line - start if d.at else None for d in read_container(Inheriting)[0]}
+    assert {"first": 4, "second": 5, "third": 8} == lines

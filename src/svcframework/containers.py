@@ -14,9 +14,9 @@ from dependency_injector import providers as stock
 from svcframework import _factories as made
 from svcframework import providers as ours
 from svcframework._signatures import Want, provided_by
-from svcframework._types import Lifetime
+from svcframework._types import Lifetime, Location
 from svcframework.config import load_settings
-from svcframework.diagnosis import place_in
+from svcframework.diagnosis import places_in
 from svcframework.errors import type_name
 from svcframework.problems import Problem
 from svcframework.registry import Make, ServiceDescriptor
@@ -79,6 +79,7 @@ class _Reader:
         self.kept: list[Any] = []  # keeps providers alive, so that no id in `names` is used twice
         self.descriptors: list[ServiceDescriptor] = []
         self.problems: list[Problem] = []
+        self.places: dict[str, Location] | None = None  # read when the first provider needs it
         self.anonymous = 0
         self.current = ""
 
@@ -93,8 +94,14 @@ class _Reader:
                 except Exception as error:  # noqa: BLE001 - a boundary: files may be missing or malformed in any way
                     fix = "See the files that it names: the error may quote them, and so is not shown."
                     headline = f"{name} can't be loaded: {type(error).__name__}"
-                    at = place_in(self.container, name)
+                    at = self.place(name)
                     self.problems.append(Problem("misconfigured", headline, at, (fix,), (name,)))
+
+    def place(self, name: str) -> Location | None:
+        """Where a name is assigned, for providers that don't remember it."""
+        if self.places is None:
+            self.places = places_in(self.container)
+        return self.places.get(name.partition(".")[0])
 
     # --- names ----------------------------------------------------------------------------------------
 
@@ -201,7 +208,7 @@ class _Reader:
             optional=declaration.optional,
             is_partial=isinstance(provider, FACTORIES) and not isinstance(provider, (ours.Scoped, ours.Transient)),
             declared_in=self.owner,
-            at=declaration.at,
+            at=declaration.at or self.place(name),
             **more,
         )
 
@@ -314,8 +321,7 @@ class _Reader:
 
     def unmet(self, name: str, headline: str, fix: str) -> None:
         """Nothing stands behind a name."""
-        at = place_in(self.container, name.partition(".")[0])
-        self.problems.append(Problem("unmet", headline, at, (fix,), (name,)))
+        self.problems.append(Problem("unmet", headline, self.place(name), (fix,), (name,)))
 
 
 def _option(_: _Reader, provider: Any) -> Make:

@@ -39,17 +39,21 @@ def _place_of_class(cls: type) -> Location | None:
         return None
 
 
-def place_in(container: type, name: str) -> Location | None:
-    """Where a container's class body, or that of a base, assigns a name; the class itself where that can't be seen."""
-    owner = next((base for base in container.__mro__ if name in vars(base)), container)
-    start = _place_of_class(owner)
-    if start is None:
-        return None
-    assignment = re.compile(rf"\s+{re.escape(name)}\s*(:[^=]+)?=")
-    lines = enumerate(inspect.getsourcelines(owner)[0], start.line)
-    return next((Location(start.file, number) for number, line in lines if assignment.match(line)), start)
+def places_in(container: type) -> dict[str, Location]:
+    """Where a container's class body, and those of its bases, assign each name; empty where no source can be seen."""
+    places: dict[str, Location] = {}
+    for base in reversed(container.__mro__):
+        start = None if base.__module__.startswith(("builtins", "dependency_injector.")) else _place_of_class(base)
+        if start is None:
+            continue
+        for number, line in enumerate(inspect.getsourcelines(base)[0], start.line):
+            assigned = _ASSIGNMENT.match(line)
+            if assigned:
+                places[assigned[1]] = Location(start.file, number)
+    return places
 
 
+_ASSIGNMENT = re.compile(r"\s+(\w+)\s*(?::[^=]+)?=(?!=)")
 _HERE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - a string is what is compared
 
 
