@@ -97,7 +97,7 @@ class ServiceHost:
         self._innermost = self._resolver.recipes(self.scopes[-1])
         self._lifecycle: Lifecycle | None = None
         self._problems: list[Problem] = []
-        self._is_read = self._is_initialized = self._is_entered = False
+        self._is_read = self._is_reading = self._is_initialized = self._is_entered = False
         self._body: anyio.CancelScope | None = None
         self._token: Token[Resolver | None] | None = None
         self._background: Background | None = None
@@ -349,10 +349,16 @@ class ServiceHost:
         self.graph.check()
 
     def _read(self) -> None:
-        """Read containers and plugins into the registry, once."""
+        """Read containers and plugins into the registry, once; whoever else asks meanwhile waits for it."""
         if self._is_read:
             return
-        self._is_read = True
+        with self._resolver.lock:
+            if not self._is_reading:
+                self._is_reading = True
+                self._read_declarations()
+                self._is_read = True
+
+    def _read_declarations(self) -> None:
         if self.containers:
             from svcframework.containers import read_container  # noqa: PLC0415 - loads dependency_injector, and FastAPI with it
 
