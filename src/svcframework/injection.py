@@ -270,9 +270,7 @@ class Injection:
         self.attributes = {name: attribute_of(want) for name, want in injections.items()}
         self.plan_attribute = f"_plan_{id(self):x}"
         self.layout = Layout(self.signature, self.injections, INJECTED)
-        self.words = {
-            word: _beside(word, self.layout.names) for word in ("INJECTED", "MAIN", "call", "function", "slow")
-        }
+        self.words = {word: _beside(word, self.layout.names) for word in ("MAIN", "call", "function", "slow")}
         self.is_owned = False
         self.codes: dict[str, CodeType] = {}
         self._sources: list[Any] = []  # tracebacks quote a body as long as the function it was made as exists
@@ -280,7 +278,7 @@ class Injection:
 
     def _compile(self) -> Any:
         words = self.words
-        values = {"INJECTED": INJECTED, "function": self.function, "slow": self.slow, "MAIN": None}
+        values = {"function": self.function, "slow": self.slow, "MAIN": None}
         constants = {words[word]: value for word, value in values.items()}
         bodies = {"main": self._body(words["MAIN"]), "plan": self._plan_body(words["MAIN"])}
         first = self.layout.first
@@ -290,13 +288,13 @@ class Injection:
         for kind, body in bodies.items():
             lines = [f"def wrapper({self.layout.header}):", *body, f" {', '.join(constants)}"]
             made = build(lines, "wrapper", constants, label=f"injection of {self.function.__qualname__}")
-            self.codes[kind] = made.__code__
+            self.codes[kind] = _with_marker(made.__code__)
             self._sources.append(made)
         return self._finish(self.codes["main"], constants)
 
     def _body(self, space: str) -> list[str]:
-        injected, function, slow = self.words["INJECTED"], self.words["function"], self.words["slow"]
-        fill = [f"  if {name} is {injected}: {name} = {space}.{self.attributes[name]}" for name in self.injections]
+        function, slow = self.words["function"], self.words["slow"]
+        fill = [f"  if {name} is ...: {name} = {space}.{self.attributes[name]}" for name in self.injections]
         return [
             " try:",
             *fill,
@@ -305,8 +303,8 @@ class Injection:
         ]
 
     def _plan_body(self, space: str) -> list[str]:
-        injected, call, slow = self.words["INJECTED"], self.words["call"], self.words["slow"]
-        missing = " and ".join(f"{name} is {injected}" for name in self.injections)
+        call, slow = self.words["call"], self.words["slow"]
+        missing = " and ".join(f"{name} is ..." for name in self.injections)
         return [
             f" if {missing}:",
             f"  try: {call} = {space}.{self.plan_attribute}",
@@ -338,7 +336,8 @@ class Injection:
     @property
     def source(self) -> str:
         """The generated wrapper, for `svc explain`."""
-        return "\n".join([f"def {self.function.__name__}({self.layout.header}):", *self._body(self.words["MAIN"])])
+        body = [line.replace(" is ...:", " is INJECTED:") for line in self._body(self.words["MAIN"])]
+        return "\n".join([f"def {self.function.__name__}({self.layout.header}):", *body])
 
     def bind_to_instance(self) -> None:
         """Read services from the host of the instance that the method belongs to."""
@@ -541,6 +540,11 @@ def _value_now(resolver: Resolver, scope: Scope, found: Ref | Refs | None) -> An
         values = [scope[name] for name in found.names]
         return dict(zip(found.names, values, strict=True)) if found.by_name else values
     return resolver.value(found) if found is None or found.lazy else scope[found.name]
+
+
+def _with_marker(code: CodeType) -> CodeType:
+    """The code with its `...` turned into `INJECTED`: CPython compares with a constant faster than with a variable."""
+    return code.replace(co_consts=tuple(INJECTED if each is ... else each for each in code.co_consts))
 
 
 def _ambient(resolver: Resolver, level: str) -> Scope | None:
