@@ -52,6 +52,9 @@ class Instances(Protocol):
     def level_of(self, name: str) -> str:
         """The scope level a service lives in."""
 
+    def callee(self, node: Node) -> Callable[..., Any]:
+        """What is called to make one."""
+
 
 class Code:
     """Lines of a function to be, and the constants they name."""
@@ -116,7 +119,7 @@ class Code:
     def call(self, node: Node) -> str:
         """The call of a node's factory, awaited where need be."""
         factory = node.descriptor.factory
-        made = f"{self.constant(factory)}({self.inside(node)})"
+        made = f"{self.constant(self.instances.callee(node))}({self.inside(node)})"
         if inspect.iscoroutinefunction(factory):
             self.is_async = True
             return f"await {made}"

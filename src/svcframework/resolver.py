@@ -394,6 +394,13 @@ class Resolver:
         made.__init__(*args, **kwargs)
         return made
 
+    def callee(self, node: Node) -> Callable[..., Any]:
+        """What compiled code calls to make one: the factory itself, but a service learns who it is first."""
+        factory = node.descriptor.factory
+        if isinstance(factory, type) and issubclass(factory, BaseService):
+            return lambda *args, **kwargs: self._construct_service(factory, node, list(args), kwargs)
+        return cast("Callable[..., Any]", factory)
+
     def evaluate(self, value: Any) -> Any:
         """An argument's value."""
         if isinstance(value, (Ref, Refs)):
