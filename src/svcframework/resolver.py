@@ -226,7 +226,7 @@ class Resolver:
         if replaced is not None:
             return replaced[0]
         scope = ambient()
-        if scope is not None:
+        if scope is not None and scope.belongs_to(self):
             return scope[node.name]
         if node.descriptor.lifetime is Lifetime.SCOPED:
             raise ScopeError(
