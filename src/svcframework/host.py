@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import asynccontextmanager, contextmanager, suppress
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 
 from svcframework import diagrams
-from svcframework._signatures import Want, fits
-from svcframework._types import HealthResult, HealthStatus, Lifetime, Location, ServiceState
+from svcframework._types import HealthResult, HealthStatus, ServiceState
 from svcframework.background import Background
-from svcframework.config import ConfigManager, get_config_manager, use_config_manager
-from svcframework.discovery import LoadedPlugin, PluginCatalogue
+from svcframework.composition import Composition
+from svcframework.config import ConfigManager
+from svcframework.discovery import PluginCatalogue
 from svcframework.errors import (
     IllegalStateError,
     LifecycleError,
-    PluginError,
-    ScopeError,
-    ServiceNotFoundError,
     ShutdownError,
-    type_name,
 )
 from svcframework.events import Event, EventBus, HostStopping
 from svcframework.health import HealthMonitor, HealthTarget
 from svcframework.injection import CURRENT, activate, current_resolver, deactivate
 from svcframework.lifecycle import Lifecycle
-from svcframework.problems import Problem, WiringError, listed
-from svcframework.registry import ServiceDescriptor, ServiceRegistry, as_names
+from svcframework.problems import listed
 from svcframework.resolver import Resolver
 from svcframework.retry import on_retry
-from svcframework.scopes import AMBIENT, Scope, ambient
+from svcframework.scopes import AMBIENT
 from svcframework.service import BaseService
 from svcframework.units import Units
-from svcframework.wiring import Graph, wire
+from svcframework.wiring import Graph
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from contextvars import Token
     from types import TracebackType
 
@@ -50,7 +43,7 @@ S = TypeVar("S", bound="BaseService[Any]")
 _AT_REST = {ServiceState.REGISTERED, ServiceState.STOPPED, ServiceState.FAILED}
 
 
-class ServiceHost:
+class ServiceHost(Composition):
     """A set of services that is validated, started, watched and stopped as one.
 
     `async with host:` starts it and stops it on the way out; `host.run()` owns the process. It can be started again
@@ -82,98 +75,26 @@ class ServiceHost:
         catalogue: PluginCatalogue | None = None,
         log_events: bool = True,
     ) -> None:
-        self.containers, self.plugins, self.scopes = containers, tuple(plugins), tuple(scopes)
+        super().__init__(*containers, plugins=plugins, scopes=scopes, config=config, name=name, catalogue=catalogue)
         self.start_timeout, self.stop_timeout, self.drain_delay = start_timeout, stop_timeout, drain_delay
-        self.name = name or (_container_name(containers[0]) if containers else "host")
-        self.registry = ServiceRegistry()
         self.events = EventBus()
         self.health = HealthMonitor(self._health_targets, emit=self.events.emit)
         self.events.subscribe(self.health.on_event)
         self.stop_reason: str | None = None
         """What the log says of the stop at the end of the block, e.g. the signal's name; from the next start None."""
-        self._config, self._catalogue, self._log_events = config, catalogue, log_events
-        self._resolver = Resolver(self._wire, host=self, attach=self._attach)
-        self.get = self._resolver.table.__getitem__
-        self._innermost = self._resolver.recipes(self.scopes[-1])
+        self._log_events = log_events
         self._lifecycle: Lifecycle | None = None
-        self._problems: list[Problem] = []
-        self._is_read = self._is_reading = self._is_initialized = self._is_entered = False
+        self._is_entered = False
         self._body: anyio.CancelScope | None = None
         self._token: Token[Resolver | None] | None = None
         self._background: Background | None = None
         self._prepared: Graph | None = None
-        self._lock = threading.Lock()
         self._hurried: float | None = None
         self._hurry = anyio.Event()
         self._forget_retries: Callable[[], None] = _nothing
         self.events.subscribe(self._note)
 
-    # --- asking ---------------------------------------------------------------------------------------
-
-    @overload
-    def __getitem__(self, wanted: type[T]) -> T: ...
-    @overload
-    def __getitem__(self, wanted: str) -> Any: ...
-    def __getitem__(self, wanted: str | type[Any]) -> Any:
-        """The service of that name or type, built now if it was not yet.
-
-        Raises:
-            ServiceNotFoundError: There is none.
-            AmbiguousServiceError: Several are of that type.
-            WiringError: Something is wrong with it or with what it needs.
-        """
-        return self._resolver.table[wanted]
-
-    @property
-    def services(self) -> Any:
-        """The services that live as long as the host, as attributes: `host.services.user_service`, the fastest way."""
-        return self.resolver.space
-
-    def factory(self, wanted: type[T]) -> Callable[[], T]:
-        """A function that makes a transient service; it stays right when overrides come and go.
-
-        Raises:
-            ServiceNotFoundError: There is none.
-            ScopeError: It holds something that only a scope has.
-        """
-        return self.resolver.factory(self.resolver.name_for(wanted))
-
-    def all(self, wanted: type[T]) -> list[T]:
-        """All services of a type, in the order of declaration."""
-        return [self._resolver.any_of(name) for name in self.graph.candidates(wanted)]
-
-    def group(self, name: str) -> list[Any]:
-        """The services of a group, in the order they joined it."""
-        return [self._resolver.any_of(member) for member in self.registry.group(name)]
-
-    def __contains__(self, wanted: object) -> bool:
-        if isinstance(wanted, str):
-            return wanted in self.graph.nodes
-        return isinstance(wanted, type) and bool(self.graph.candidates(wanted))
-
-    @property
-    def config(self) -> ConfigManager:
-        """Where the services' settings come from."""
-        return self._config or get_config_manager()
-
-    @property
-    def graph(self) -> Graph:
-        """The wired services with their problems; read and wired on first use."""
-        self._read()
-        return self._resolver.graph
-
-    @property
-    def resolver(self) -> Resolver:
-        """Who builds and hands out instances; for integrations."""
-        self._read()
-        return self._resolver
-
-    @property
-    def catalogue(self) -> PluginCatalogue:
-        """The installed plugins and what became of those that were loaded."""
-        if self._catalogue is None:
-            self._catalogue = PluginCatalogue()
-        return self._catalogue
+    # --- states ---------------------------------------------------------------------------------------
 
     @property
     def state(self) -> ServiceState:
@@ -203,73 +124,6 @@ class ServiceHost:
             raise IllegalStateError("look at the lifecycle", self.state, fix="start the host first")
         return self._lifecycle
 
-    # --- declaring ------------------------------------------------------------------------------------
-
-    def register(
-        self,
-        target: Any,
-        *,
-        name: str | None = None,
-        lifetime: Lifetime = Lifetime.SINGLETON,
-        scope: str | None = None,
-        dependencies: Iterable[str] | str = (),
-        optional_dependencies: Iterable[str] | str = (),
-        groups: Iterable[str] | str = (),
-        config: Any = None,
-        optional: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        at: Location | None = None,
-    ) -> ServiceDescriptor:
-        """Declare a service without a container.
-
-        Args:
-            target: A class, function or generator function.
-            name: Its name; the class name in snake case when not given.
-            lifetime: How long an instance lives.
-            scope: The scope level of a scoped one; the innermost when not given.
-            dependencies: Names of services that must run first.
-            optional_dependencies: Names of services that start first if they exist.
-            groups: Groups it belongs to.
-            config: Its settings.
-            optional: The host may run without it.
-            arguments: Constructor arguments by parameter; the rest is wired by type or by name.
-            at: Where the registration is written; the caller's line when not given.
-
-        Raises:
-            RegistrationError: The name is taken or no use, or the target can't be called.
-        """
-        descriptor = ServiceDescriptor.describe(
-            target,
-            name=name,
-            lifetime=lifetime,
-            scope=(scope or self.scopes[-1]) if lifetime is Lifetime.SCOPED else "",
-            dependencies=as_names(dependencies),
-            optional_dependencies=as_names(optional_dependencies),
-            groups=as_names(groups),
-            config=config,
-            optional=optional,
-            kwargs=dict(arguments or {}),
-            declared_in=self.name,
-            at=at or Location.of_caller(),
-        )
-        return self._add(descriptor)
-
-    def register_instance(
-        self, instance: Any, *, name: str | None = None, groups: Iterable[str] | str = (), at: Location | None = None
-    ) -> ServiceDescriptor:
-        """Declare a ready instance; it stays its owner's, and is neither started nor stopped."""
-        named = ServiceDescriptor.describe(type(instance), name=name, at=at or Location.of_caller())
-        return self._add(
-            ServiceDescriptor(
-                named.name,
-                type(instance),
-                instance=instance,
-                groups=as_names(groups),
-                declared_in=self.name,
-                at=named.at,
-            )
-        )
-
     def unregister(self, name: str) -> None:
         """Forget a service.
 
@@ -277,136 +131,9 @@ class ServiceHost:
             ServiceNotFoundError: There is none of that name.
             IllegalStateError: It runs.
         """
-        self._read()
         if self._lifecycle is not None and self._lifecycle.states.get(name, ServiceState.STOPPED).is_running:
             raise IllegalStateError(f"unregister {name!r}", "it runs", fix="stop the host first")
-        self.registry.unregister(name)
-        self._resolver.invalidate()
-
-    def register_group(self, name: str, members: Iterable[str]) -> None:
-        """Name a set of services, to be started, stopped and checked as a whole."""
-        self.registry.register_group(name, list(members))
-        self._resolver.invalidate()
-
-    def _add(self, descriptor: ServiceDescriptor) -> ServiceDescriptor:
-        self._read()
-        added = self.registry.register(descriptor)
-        self._resolver.invalidate()
-        return added
-
-    def create(self, target: Callable[..., T], /, **arguments: Any) -> T:
-        """A new instance of a class that need not be registered, its constructor wired from this host.
-
-        Args:
-            target: A class or function.
-            arguments: Constructor arguments that are given.
-
-        Raises:
-            WiringError: A parameter can be answered by nothing.
-        """
-        descriptor = ServiceDescriptor.describe(
-            target, name="created", lifetime=Lifetime.TRANSIENT, kwargs=arguments, at=Location.of_caller()
-        )
-        node, problems = self.graph.wire_one(descriptor)
-        if problems:
-            raise WiringError(problems, subject=self.name)
-        return cast("T", self._resolver.construct(node))
-
-    def initialize(self, config: Any = None) -> None:
-        """Give each service its section of a settings object, validate all, and build all; once.
-
-        Args:
-            config: An object or mapping with a section per service, by the service's name or its config's prefix.
-
-        Raises:
-            WiringError: Anything is wrong, settings included.
-        """
-        if self._is_initialized:
-            return
-        self._read()
-        for name, descriptor in list(self.registry.descriptors.items()) if config is not None else ():
-            prefix = getattr(getattr(descriptor.provides, "config_type", None), "prefix", "")
-            section = _section(config, name) or _section(config, prefix)
-            if section is not None and descriptor.config is None:
-                self.registry.replace(name, config=section)
-        self._resolver.invalidate()
-        self.validate()
-        deferred = self._resolver.deferred
-        with self._settings():
-            self._resolver.build_all(
-                n for n, node in self.graph.nodes.items() if node.is_singleton and n not in deferred
-            )
-        self._is_initialized = True
-
-    # --- wiring ---------------------------------------------------------------------------------------
-
-    def validate(self) -> None:
-        """Check the whole wiring; nothing is built or started.
-
-        Raises:
-            WiringError: Holds every problem.
-        """
-        self.graph.check()
-
-    def _read(self) -> None:
-        """Read containers and plugins into the registry, once; whoever else asks meanwhile waits for it."""
-        if self._is_read:
-            return
-        with self._resolver.lock:
-            if not self._is_reading:
-                self._is_reading = True
-                self._read_declarations()
-                self._is_read = True
-
-    def _read_declarations(self) -> None:
-        if self.containers:
-            from svcframework.containers import read_container  # noqa: PLC0415 - loads dependency_injector, and FastAPI with it
-
-            for container in self.containers:
-                descriptors, problems = read_container(container, manager=self.config)
-                self._problems += problems
-                for descriptor in descriptors:
-                    self.registry.add(descriptor)
-        if self.plugins:
-            self._read_plugins()
-
-    def _read_plugins(self) -> None:
-        for name in self.plugins:
-            try:
-                loaded = self.catalogue.load([name])[name]
-            except PluginError as error:
-                self._problems.append(
-                    Problem("plugin", f"plugin {name!r}: {error.reason}", None, (error.fix,), (name,))
-                )
-                continue
-            if not isinstance(loaded, LoadedPlugin):
-                failure = loaded.as_error()
-                self._problems.append(
-                    Problem("plugin", f"plugin {name!r}: {failure.reason}", None, (failure.fix,), (name,))
-                )
-            elif name not in self.registry:
-                at = Location.of(loaded.service)
-                self.registry.add(ServiceDescriptor.describe(loaded.service, name=name, declared_in="plugins", at=at))
-
-    def _wire(self) -> Graph:
-        self._read()
-        graph = wire(self.registry, scopes=self.scopes, manager=self.config, hint=self._hint, subject=self.name)
-        graph.problems = (*self._problems, *graph.problems)
-        return graph
-
-    def _hint(self, wanted: str | type) -> str | None:
-        """A plugin that would provide what is missing."""
-        for found in self.catalogue.found:
-            module = found.module.partition(".")[0]
-            same = wanted == found.name if isinstance(wanted, str) else wanted.__module__.partition(".")[0] == module
-            if same and (isinstance(wanted, str) or found.value.endswith(f":{wanted.__name__}")):
-                return f'A plugin does: add "{found.name}" to plugins=[…]'
-        return None
-
-    def _attach(self, service: BaseService[Any], name: str) -> None:
-        service.name = name
-        service.host = self
-        service.__dict__["_space"] = self._resolver.space
+        super().unregister(name)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -469,7 +196,7 @@ class ServiceHost:
 
             log.load()  # now, and not in the middle of the start, where it would block the loop
             self.events.subscribe(log.LogListener(log.ServiceLogger(self.name)))
-        self.graph.check()
+        self.graph.check(without=self._resolver.substitutes)
         deferred = self._resolver.deferred
         singletons = [name for name, node in self.graph.nodes.items() if node.is_singleton]
         with self._settings():
@@ -500,14 +227,6 @@ class ServiceHost:
             self.health.enter("draining")
         else:
             self.health.on_event(event)
-
-    @contextmanager
-    def _settings(self) -> Iterator[None]:
-        if self._config is None:
-            yield
-        else:
-            with use_config_manager(self._config):
-                yield
 
     async def stop(self, *, reason: str = "requested", timeout: float | None = None, group: str | None = None) -> None:  # noqa: ASYNC109 - a budget, enforced by the lifecycle
         """Stop every service, dependents first; goes on past errors and ends in time.
@@ -650,69 +369,6 @@ class ServiceHost:
 
         raise SystemExit(own_process(self, main, backend=backend, health_port=health_port))
 
-    # --- scopes and overrides -------------------------------------------------------------------------
-
-    def scope(self, level: str | None = None, /, values: Mapping[Any, Any] | None = None, **named: Any) -> Scope:
-        """A scope to enter: `async with host.scope("request", request=request) as scope:`.
-
-        Args:
-            level: The scope level; the innermost when not given.
-            values: Scope values by name or by type.
-            named: Scope values by name.
-
-        Raises:
-            ScopeError: There is no such level, or a value nobody declared, or one of the wrong type.
-        """
-        parent = None
-        if _ambient_now() is not None:
-            parent = ambient()
-            if parent is not None and not parent.belongs_to(self._resolver):
-                parent = None
-        if not (level or values or named):
-            return Scope(self._innermost, None, parent)
-        level = level or self.scopes[-1]
-        if level not in self.scopes:
-            raise ScopeError(f"There is no scope level {level!r}. The host has: {', '.join(self.scopes)}.")
-        given: dict[str | type, Any] = dict(values or {})
-        given.update(named)
-        checked = {self._scope_value(key, value): value for key, value in given.items()}
-        return Scope(self._resolver.recipes(level), checked, parent)
-
-    def _scope_value(self, key: str | type, value: Any) -> str:
-        try:
-            name = self.resolver.name_for(key)
-        except ServiceNotFoundError as error:
-            known = [n for n, node in self.graph.nodes.items() if node.descriptor.is_scope_value]
-            declared = f"There are: {', '.join(known)}." if known else "None is declared."
-            raise ScopeError(
-                f"No scope value is {type_name(key) if isinstance(key, type) else repr(key)}. {declared} "
-                f"Declare it in the container: name = providers.ScopeValue(Type)."
-            ) from error
-        wanted = self.graph.nodes[name].descriptor.provides
-        if wanted is not object and not isinstance(value, wanted) and not fits(type(value), wanted):
-            raise ScopeError(f"The scope value {name!r} must be a {type_name(wanted)}, not a {type_name(type(value))}.")
-        return name
-
-    @contextmanager
-    def override(self, replacements: Mapping[str | type, Any] | None = None, /, **named: Any) -> Iterator[Any]:
-        """Replace services within a block; before the start for the whole host, on a running host for this context.
-
-        Args:
-            replacements: By name or by type.
-            named: By name.
-
-        Returns:
-            A namespace with the replacements by name: `fakes.mailer`.
-
-        Raises:
-            ServiceNotFoundError: There is no such service.
-            OverrideError: Running services hold the one to be replaced; names them and the two ways out.
-        """
-        given: dict[str | type, Any] = {**(replacements or {}), **cast("dict[str | type, Any]", named)}
-        fakes = {self.resolver.name_for(key): fake for key, fake in given.items()}
-        with self._resolver.override(fakes):
-            yield SimpleNamespace(**fakes)
-
     # --- health ---------------------------------------------------------------------------------------
 
     async def check_health(self, *, group: str | None = None) -> dict[str, HealthResult]:
@@ -800,17 +456,3 @@ def _is_well(result: HealthResult | None) -> bool:
 
 def _nothing() -> None:
     """Nothing to undo."""
-
-
-def _section(config: Any, name: str) -> Any:
-    """A part of a settings object or mapping."""
-    if not name:
-        return None
-    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
-
-
-def _container_name(container: Any) -> str:
-    return type_name(container if isinstance(container, type) else type(container))
-
-
-__all__ = ["ServiceHost", "Want", "WiringError"]
