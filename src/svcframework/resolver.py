@@ -320,7 +320,7 @@ class Resolver:
             if name in self.instances:
                 return self.instances[name]
             self.node(name)
-            self.graph.check([name])
+            self.graph.check([name], without=self.substitutes)
             nodes = self.graph.nodes
             token = _OVERRIDES.set(None)  # it will be everybody's, and stay: it must not hold this context's fakes
             try:
