@@ -9,6 +9,7 @@ import anyio
 import pytest
 import trio.testing
 
+from svcframework import BaseService, ServiceHost
 from svcframework.ticks import StopSignal, Tick, every, stop_signal
 
 
@@ -148,3 +149,25 @@ def test_wrong_figures_are_refused(seconds: float, delay: float) -> None:
     """An interval that is not above zero and a negative delay are named in the error."""
     with pytest.raises(ValueError, match=r"every\("):
         every(seconds, delay=delay)
+
+
+async def test_host_lets_a_beat_finish() -> None:
+    """A service that stops in the middle of a beat ends that beat, and begins no other."""
+    entered = anyio.Event()
+
+    class Beating(BaseService):
+        begun = ended = 0
+
+        async def on_run(self) -> None:
+            async for _ in every(0.001):
+                self.begun += 1
+                entered.set()
+                await anyio.sleep(0.05)
+                self.ended += 1
+
+    host = ServiceHost()
+    host.register(Beating)
+    async with host:
+        await entered.wait()
+    service = host[Beating]
+    assert service.begun == service.ended > 0

@@ -28,6 +28,7 @@ from svcframework.events import (
     ServiceStopping,
 )
 from svcframework.supervision import Again, GiveUp, Supervisor
+from svcframework.ticks import StopSignal
 
 GRACE = 0.5
 """Seconds between interrupting a hook and leaving the service behind, at most."""
@@ -107,6 +108,7 @@ class ServiceTask:
         self._moved_on = anyio.Event()
         self._cut = self._shelter = self._stop_cut = self._stop_shelter = anyio.CancelScope()
         self._run_scope: anyio.CancelScope | None = None
+        self._run_signal = StopSignal()
         self._late: BaseException | None = None
         self._is_shutdown_called = self._is_cut_off = self._is_abandoned = False
         self._began = 0.0
@@ -147,7 +149,7 @@ class ServiceTask:
         if self.phase is Phase.STARTUP:
             self._cut.cancel()
         elif self._run_scope is not None:
-            self._run_scope.cancel()
+            self._end_run(self._run_scope)
 
     def cut_start(self) -> None:
         """Interrupt `on_startup`, whose time is over."""
@@ -287,11 +289,20 @@ class ServiceTask:
         if self._attempts > 1:
             self._roster.tell_dependents(self.name)
 
+    def _end_run(self, scope: anyio.CancelScope) -> None:
+        """Work that looks at the signal, such as `every()`, may finish what it is at; any other is cancelled."""
+        self._run_signal.set()
+        if self._run_signal.is_heeded:
+            scope.deadline = anyio.current_time() + self.unit.stop_timeout / 2
+        else:
+            scope.cancel()
+
     async def _run(self) -> tuple[bool, BaseException | None]:
         """Call `on_run` and wait until asked to stop; whether it crashed instead, and with what."""
         try:
             if self.unit.run is not None:
-                with anyio.CancelScope() as self._run_scope:
+                self._run_signal = StopSignal()
+                with anyio.CancelScope() as self._run_scope, self._run_signal.bound():
                     if self._asked.is_set():
                         self._run_scope.cancel()
                     await self.unit.run()
