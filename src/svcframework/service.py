@@ -172,13 +172,18 @@ class BaseService(Generic[ConfigT]):
         Raises:
             Exception: What the last attempt raised.
         """
-        from svcframework.retry import retry_on_failure  # noqa: PLC0415 - loads with the first use
+        from svcframework.retry import RetryBudget, retry_on_failure  # noqa: PLC0415 - loads with the first use
+
+        # One budget for the service: an outage must not multiply its calls.
+        budget = self.__dict__.get("_retry_budget")
+        if budget is None:
+            budget = self.__dict__["_retry_budget"] = RetryBudget()
 
         async def attempt() -> T:
             return await operation()
 
         attempt.__qualname__ = f"{type(self).__qualname__}.with_retry"
-        return await retry_on_failure(max_retries=max_attempts - 1, delay=backoff_seconds)(attempt)()
+        return await retry_on_failure(max_retries=max_attempts - 1, delay=backoff_seconds, budget=budget)(attempt)()
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} {self.name!r} {self.state.value}>"
