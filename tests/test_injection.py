@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import linecache
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ from svcframework.errors import (
     ServiceNotFoundError,
 )
 from svcframework.injection import explain, set_fallback
+
+is_coroutine_function = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
 
 
 class Cache(BaseService):
@@ -440,14 +444,14 @@ def test_wrapper_looks_like_the_function() -> None:
     assert ("use", "Use it.", __name__) == (use.__name__, use.__doc__, use.__module__)
     assert ["key", "flag"] == list(inspect.signature(use).parameters)
     assert "(key: 'int', flag: 'bool' = False) -> 'str'" == str(inspect.signature(use))
-    assert inspect.iscoroutinefunction(use)
+    assert is_coroutine_function(use)
     assert {"key", "flag", "return"} == set(use.__annotations__)
     assert "use" == use.__wrapped__.__name__  # type: ignore[attr-defined]
 
     @inject_service("cache")
     def plain(cache: Cache) -> None: ...
 
-    assert not inspect.iscoroutinefunction(plain)
+    assert not is_coroutine_function(plain)
 
 
 async def test_generated_source_can_be_read() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -26,6 +28,7 @@ from svcframework import (
 )
 
 EVENTS: list[str] = []
+is_coroutine_function = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
 
 
 class Cache(BaseService):
@@ -339,7 +342,7 @@ async def test_callable_objects_partials_and_bound_methods(host: ServiceHost) ->
         assert (1, cache) == await partial(1)
         assert (1, cache) == await bound(1)
         assert (1, "mine") == await bound(1, cache="mine")
-    assert [True, False, True, True] == [inspect.iscoroutinefunction(f) for f in (marked, plain, partial, bound)]
+    assert [True, False, True, True] == [is_coroutine_function(f) for f in (marked, plain, partial, bound)]
 
 
 async def test_lambda_is_injected(host: ServiceHost) -> None:
@@ -393,7 +396,7 @@ async def test_decorators_stack_in_any_order(order: tuple[str, ...], anyio_backe
 
     body = {"later": stacked(order, later), "now": stacked(order, now)}
     worker = type("Worker", (BaseService,), body)
-    assert inspect.iscoroutinefunction(worker.later)
+    assert is_coroutine_function(worker.later)
     host.register(worker, name="worker")
     async with host:
         instance = host["worker"]

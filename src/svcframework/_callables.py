@@ -85,8 +85,10 @@ def forwarding(target: Any, call: Any) -> Any:
     def forward_now(*args: Any, **kwargs: Any) -> Any:
         return target(*args, **kwargs)
 
-    if inspect.iscoroutinefunction(call):
-        return forward_async
-    if inspect.isasyncgenfunction(call):
-        return forward_items
-    return forward_lines if inspect.isgeneratorfunction(call) else forward_now
+    forwards = {
+        Kind.ASYNC: forward_async,
+        Kind.ASYNC_GENERATOR: forward_items,
+        Kind.GENERATOR: forward_lines,
+        Kind.SYNC: forward_now,
+    }
+    return forwards[Kind.of(call)]

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from svcframework._callables import Kind
 from svcframework._signatures import Lazy, signature_of
 from svcframework._types import Lifetime
 from svcframework.errors import ScopeError
@@ -315,7 +316,7 @@ def compile_plan(
     own = {name: _free(name, parameters) for name in parameters}
     header = ", ".join(own.values())
     values = {**own, **{parameter: code.argument(argument) for parameter, argument in injected.items()}}
-    kind = _kind(function)
+    kind = Kind.of(function).value
     if code.is_async and kind in {"sync", "generator"}:
         raise ScopeError(
             f"{function.__qualname__}() is not async, but it asks for services that have to be awaited: "
@@ -438,11 +439,3 @@ def _value_maker(name: str, wanted: type) -> Maker:
 def _is_generator(node: Node) -> bool:
     factory = node.descriptor.factory
     return inspect.isgeneratorfunction(factory) or inspect.isasyncgenfunction(factory)
-
-
-def _kind(function: Callable[..., Any]) -> str:
-    if inspect.iscoroutinefunction(function):
-        return "async"
-    if inspect.isasyncgenfunction(function):
-        return "async generator"
-    return "generator" if inspect.isgeneratorfunction(function) else "sync"

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
 
-from svcframework._callables import forwarding, mark_coroutine
+from svcframework._callables import Kind, forwarding, mark_coroutine
 from svcframework._signatures import EMPTY, Layout, Want, hints_of, want_of
 from svcframework._types import Location
 from svcframework.compiler import NeedsScope, build, compile_plan
@@ -331,7 +331,7 @@ class Injection:
         wrapper.__inject_from_instance__ = self.bind_to_instance
         own = [p for p in self.signature.parameters.values() if p.name not in self.injections]
         wrapper.__signature__ = self.signature.replace(parameters=own)
-        return mark_coroutine(wrapper) if inspect.iscoroutinefunction(function) else wrapper
+        return mark_coroutine(wrapper) if Kind.of(function) is Kind.ASYNC else wrapper
 
     @property
     def source(self) -> str:
@@ -458,8 +458,8 @@ class Injection:
         self, resolver: Resolver, scope: Scope, given: dict[str, Any], found: Mapping[str, Ref | Refs | None]
     ) -> Any:
         """Take the services from an open scope."""
-        is_own = not scope.is_entered
-        if inspect.iscoroutinefunction(self.function):
+        is_own, kind = not scope.is_entered, Kind.of(self.function)
+        if kind is Kind.ASYNC:
 
             async def call() -> Any:
                 async with scope if is_own else nullcontext():
@@ -468,9 +468,9 @@ class Injection:
                     return await self._call(given)
 
             return call()
-        if inspect.isasyncgenfunction(self.function):
+        if kind is Kind.ASYNC_GENERATOR:
             return self._iterate(resolver, scope, given, found)
-        if inspect.isgeneratorfunction(self.function):
+        if kind is Kind.GENERATOR:
             return self._produce(resolver, scope, given, found)
         with scope if is_own else nullcontext():
             given.update({name: _value_now(resolver, scope, ref) for name, ref in found.items()})

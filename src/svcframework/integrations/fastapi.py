@@ -8,7 +8,6 @@ the scope that the request shares.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,11 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
 from fastapi import Depends, FastAPI, Request, WebSocket
 from starlette.requests import HTTPConnection
 
+from svcframework._callables import Kind
 from svcframework._signatures import Want
 from svcframework._types import Location
 from svcframework.errors import AmbiguousServiceError, HostNotRunningError, ServiceNotFoundError
 from svcframework.injection import CURRENT, as_want, current_resolver, inject_service, is_sole
-from svcframework.problems import Kind, Problem, WiringError
+from svcframework.problems import Kind as ProblemKind
+from svcframework.problems import Problem, WiringError
 from svcframework.resolver import names_in
 from svcframework.scopes import Scope
 
@@ -204,7 +205,7 @@ def _problems(route: Any, dependant: Any, graph: Graph) -> Iterator[Problem]:
         try:
             _answer(graph, want, name)
         except (ServiceNotFoundError, AmbiguousServiceError) as error:
-            kind: Kind = "missing" if isinstance(error, ServiceNotFoundError) else "ambiguous"
+            kind: ProblemKind = "missing" if isinstance(error, ServiceNotFoundError) else "ambiguous"
             headline = f"{getattr(dependant.call, '__qualname__', dependant.call)}({name}: {want})"
             yield Problem(kind, headline, Location.of(dependant.call), (f"asked for by {route.path}", str(error)))
 
@@ -225,7 +226,7 @@ def _compile(route: Any, graph: Graph) -> None:
 
 def _can_compile(endpoint: FunctionType, wants: Mapping[str, Want], graph: Graph) -> bool:
     """Nothing that comes with the connection, and in a thread nothing to be awaited."""
-    is_async = inspect.iscoroutinefunction(endpoint) or inspect.isasyncgenfunction(endpoint)
+    is_async = Kind.of(endpoint) in {Kind.ASYNC, Kind.ASYNC_GENERATOR}
     found = [_answer(graph, want, name) for name, want in wants.items()]
     made = list(_made_per_call([name for each in found for name in names_in(each)], graph))
     return not any(node.descriptor.is_scope_value or (node.is_async and not is_async) for node in made)
