@@ -527,3 +527,8 @@ def test_unknown_service_of_the_registry() -> None:
     register_singleton(S3Service, name="s3", config=app_config().s3)
     with pytest.raises(svcframework.errors.ServiceNotFoundError, match=r"No service is named 's4'\. There are: s3"):
         _ = services.s4
+
+
+def test_registry_is_a_singleton() -> None:
+    """`services = ServiceRegistry()` is the same object wherever it is written (seed 004)."""
+    assert svcframework.ServiceRegistry() is svcframework.ServiceRegistry() is svcframework.service_registry

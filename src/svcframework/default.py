@@ -5,7 +5,7 @@ The default host is made on first use. It and the handles below are the only sta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from svcframework._types import HealthResult, Lifetime, Location
 from svcframework.discovery import DiscoveredService, LoadedPlugin, PluginCatalogue, PluginFailure, load_plugin
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from svcframework.health import HealthMonitor
-    from svcframework.registry import ServiceRegistry
     from svcframework.resolver import Resolver
 
 T = TypeVar("T")
@@ -345,8 +344,23 @@ class _OfCurrentHost:
         return len(self._part(current_host()))
 
 
-class _Registry(_OfCurrentHost):
-    """The registry of the current host, with its services as attributes: `services.aurora`."""
+class ServiceRegistry(_OfCurrentHost):
+    """The registry of the current host, with its services as attributes: `ServiceRegistry().aurora`.
+
+    There is one: every call returns the same object. Its other names are those of
+    `svcframework.registry.ServiceRegistry`, which holds the declarations of one host.
+    """
+
+    _only: ServiceRegistry | None = None
+
+    def __new__(cls) -> Self:
+        """The one there is."""
+        if cls._only is None:
+            cls._only = super().__new__(cls)
+        return cast("Self", cls._only)
+
+    def __init__(self) -> None:
+        super().__init__(lambda host: host.registry, type(self).__doc__ or "")
 
     def initialize(self, config: Any = None) -> None:
         """Give each service its section of `config`, validate all, and build all; the second call does nothing.
@@ -371,7 +385,7 @@ class _Registry(_OfCurrentHost):
         return known
 
 
-service_registry: ServiceRegistry = _Registry(lambda host: host.registry, "The registry of the current host.")  # type: ignore[assignment]  # it forwards to one
+service_registry = ServiceRegistry()
 service_container: ServiceHost = _OfCurrentHost(
     lambda host: host, "What `register_*` declares: the current host's services."
 )  # type: ignore[assignment]  # likewise
@@ -386,6 +400,7 @@ __all__ = [
     "PluginCatalogue",
     "ServiceFactory",
     "ServiceManager",
+    "ServiceRegistry",
     "current_host",
     "default_host",
     "discover_services",
