@@ -491,3 +491,26 @@ async def test_parameters_may_have_any_name(host: ServiceHost) -> None:
             found = await scoped(*range(12), 20, 21, unwind=7, item=8)
             assert (*range(12), (20, 21), 7, {"item": 8}) == found
         assert [(1, 2, 3)] == list(lines(1, 2, 3)) == list(lines(1, error=3, result=2))
+
+
+@pytest.mark.parametrize("order", [("errors", "inject"), ("inject", "errors")], ids="-".join)
+async def test_error_handler_around_an_injected_generator_sees_its_errors(
+    order: tuple[str, ...], host: ServiceHost
+) -> None:
+    """What is raised while iterating is the generator's error, not that of the call which made it."""
+    decorators = {"errors": handle_errors(reraise=False), "inject": inject_service("cache")}
+
+    async def stream(cache: Any) -> AsyncIterator[Any]:
+        yield cache
+        raise KeyError
+
+    def lines(cache: Any) -> Iterator[Any]:
+        yield cache
+        raise KeyError
+
+    wrapped: list[Any] = [stream, lines]
+    for name in reversed(order):
+        wrapped = [decorators[name](each) for each in wrapped]
+    async with host:
+        assert [host["cache"]] == [item async for item in wrapped[0]()]
+        assert [host["cache"]] == list(wrapped[1]())

@@ -29,6 +29,9 @@ class Kind(Enum):
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Kind:
         """The kind of `function`, also of one that another decorator has wrapped and marked."""
+        injection = getattr(function, "__injection__", None)
+        if injection is not None and injection.wrapper is function:  # a plain function that returns what the other does
+            function = injection.function
         if inspect.isasyncgenfunction(function):
             return cls.ASYNC_GENERATOR
         if inspect.iscoroutinefunction(function) or _is_marked(function):
