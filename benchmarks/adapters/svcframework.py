@@ -130,12 +130,13 @@ async def scoped() -> AsyncIterator[Operation]:
 async def scoped_dynamic() -> AsyncIterator[Operation]:
     """The scope is opened and asked."""
     graph = fresh_graph("svcframework_dynamic")
-    handle, kinds = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H, graph.I]
+    handle, kinds, last = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H], graph.I
     async with scoped_graph(graph) as host:
 
         async def call() -> Any:
             async with host.scope() as scope:
-                c, d, e, f, g, h, i = [await scope.get(kind) for kind in kinds]
+                c, d, e, f, g, h = [scope[kind] for kind in kinds]
+                i = await scope.get(last)
                 return await handle(c, c, c, d, d, e, f, g, h, i)
 
         yield Operation("await call()", {"call": call}, graph)

@@ -110,7 +110,13 @@ class Scope:
         Raises:
             ScopeError: Making it has to be awaited; the message says what to do.
         """
-        name = self._source.name_for(wanted)
+        name, maker, is_async = self._recipes[wanted]
+        values = self.values
+        if name in values and maker is not None:  # as above
+            return values[name]
+        return self._obtain_now(name) if maker is None or is_async else maker(self)
+
+    def _obtain_now(self, name: str) -> Any:
         maker = self._source.maker(name)
         if maker is None:
             return self._source.get(name)
