@@ -513,7 +513,7 @@ def test_two_event_loops_give_one_clear_error(story: list[str]) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 async def test_use_after_fork_is_detected(story: list[str]) -> None:
-    """A child that starts or stops the host of its parent gets a clear error."""
+    """A child that starts, stops or asks the host of its parent gets a clear error."""
     host = a_host(Mail)
     async with host:
         reader, writer = os.pipe()
@@ -527,13 +527,18 @@ async def test_use_after_fork_is_detected(story: list[str]) -> None:
                     said.append(str(error))
                 except BaseException as error:
                     said.append(repr(error))
+            for ask in (lambda: host["mail"], lambda: host.get(Mail), lambda: host.services.mail):
+                try:
+                    said.append(repr(ask()))
+                except ForkError as error:
+                    said.append(str(error))
             os.write(writer, "|".join(said).encode())
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as pipe:
             said = pipe.read().split("|")
         os.waitpid(child, 0)
-        assert 2 == len(said)
+        assert 5 == len(said)
         assert all("and this is its fork" in one for one in said), said
     assert ["+mail", "-mail"] == story
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from contextlib import aclosing, nullcontext
 from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType
@@ -32,7 +33,8 @@ from svcframework.errors import (
     ServiceNotFoundError,
     nearest,
 )
-from svcframework.resolver import Namespace, Resolver, attribute_of, names_in
+from svcframework.namespaces import Namespace, attribute_of
+from svcframework.resolver import Resolver, names_in
 from svcframework.scopes import Scope, ambient, unwind_now
 from svcframework.wiring import Ref, Refs
 
@@ -85,6 +87,7 @@ _MAIN: Final = CellType(NoHost())
 
 def activate(resolver: Resolver) -> None:
     """From now on this host's services are injected: the only one running pays nothing for there being others."""
+    _RUNNING[:] = [each for each in _RUNNING if not each.is_forked]
     if resolver not in _RUNNING:
         _RUNNING.append(resolver)
     _point()
@@ -95,6 +98,16 @@ def deactivate(resolver: Resolver) -> None:
     if resolver in _RUNNING:
         _RUNNING.remove(resolver)
     _point()
+
+
+def _in_child() -> None:
+    """What runs in the parent process must not be used by its fork."""
+    for resolver in _RUNNING:
+        resolver.fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def set_fallback(find: Callable[[], Resolver | None]) -> None:

@@ -17,13 +17,14 @@ from svcframework._types import Lifetime
 from svcframework.compiler import compile_factory, compile_maker
 from svcframework.errors import (
     AmbiguousServiceError,
+    ForkError,
     OverrideError,
     ScopeError,
     ServiceNotFoundError,
     ServiceUnavailableError,
     did_you_mean,
-    type_name,
 )
+from svcframework.namespaces import Namespace, Table, Unresolved
 from svcframework.problems import listed
 from svcframework.registry import NOTHING, Make
 from svcframework.scopes import Recipes, ambient
@@ -40,35 +41,6 @@ T = TypeVar("T")
 _OVERRIDES: ContextVar[Mapping[tuple[int, str], Any] | None] = ContextVar("svcframework.overrides", default=None)
 
 
-class Unresolved(AttributeError):  # noqa: N818 - a message to compiled callers, never seen by a user
-    """The attribute is not there: take the slow path."""
-
-
-class Namespace:
-    """One host's services as attributes. Compiled callers read it; `__getattr__` is their slow path."""
-
-    def __init__(self, resolver: Resolver) -> None:
-        self.__dict__["_resolver"] = resolver
-
-    def __getattr__(self, attribute: str) -> Any:
-        return self.__dict__["_resolver"].attribute(attribute)
-
-
-class Table(dict[Any, Any]):
-    """One host's services by name and by type; `__missing__` is the slow path."""
-
-    __slots__ = ("_resolver", "factories")
-
-    def __init__(self, resolver: Resolver) -> None:
-        super().__init__()
-        self._resolver = resolver
-        self.factories: dict[Any, Callable[[], Any]] = {}
-
-    def __missing__(self, key: Any) -> Any:
-        factory = self.factories.get(key)
-        return self._resolver.lookup(key) if factory is None else factory()
-
-
 class Resolver:
     """Builds and hands out the instances of one graph. Lives as long as its host; any thread may ask."""
 
@@ -83,7 +55,7 @@ class Resolver:
         self.instances: dict[str, Any] = {}
         self.generators: dict[str, Any] = {}
         self.substitutes: dict[str, Any] = {}
-        self.is_started = False
+        self.is_started = self.is_forked = False
         self.generation = 0
         self._recipes: dict[str, Recipes] = {}
         self._graph: Graph | None = None
@@ -179,6 +151,7 @@ class Resolver:
 
     def lookup(self, key: Any) -> Any:
         """What a key stands for, the slow way: a singleton (remembered), a transient (made), or a list of a type."""
+        self._refuse_in_fork()
         name = self.name_for(key)
         node = self.node(name)
         if node.is_singleton:
@@ -411,6 +384,19 @@ class Resolver:
             )
         return value
 
+    def fork(self) -> None:
+        """This is the child of a process in which the host runs: nothing may be had from it any more."""
+        self.lock = threading.RLock()  # a thread that no longer exists may hold the old one
+        self.is_forked = True
+        self.flush()
+
+    def _refuse_in_fork(self) -> None:
+        if self.is_forked:
+            raise ForkError(
+                "This host runs in the parent process, and this is its fork: connections can't be shared. "
+                "Make a host of its own in the child, or start the child before the host."
+            )
+
     # --- compiled callers -----------------------------------------------------------------------------
 
     def maker(self, name: str) -> Maker | None:
@@ -434,7 +420,9 @@ class Resolver:
 
         Raises:
             Unresolved: The caller has to take its own slow path.
+            ForkError: The host runs in the parent process.
         """
+        self._refuse_in_fork()
         plan = self._plan_attributes.get(attribute)
         if plan is not None:
             return self._plan(attribute, plan)
@@ -601,14 +589,6 @@ def names_in(found: Ref | Refs | None) -> tuple[str, ...]:
     if isinstance(found, Refs):
         return found.names
     return () if found is None or found.lazy else (found.name,)
-
-
-def attribute_of(want: Want) -> str:
-    """The namespace's attribute for a wish: the service's own name where that is one."""
-    if isinstance(want.key, str) and want.how == "one":
-        return want.key if "." not in want.key else want.key.replace(".", "__dot__")
-    word = want.key if isinstance(want.key, str) else f"{type_name(want.key)}_{id(want.key):x}"
-    return f"_{want.how}_{''.join(letter if letter.isalnum() else '_' for letter in word)}"
 
 
 def _opens(node: Node) -> bool:
