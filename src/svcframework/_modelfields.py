@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Secret, SecretBytes, SecretStr
 
+from svcframework._redaction import redact_field
 from svcframework._sources import MISSING, Text, parsed_json
 
 if TYPE_CHECKING:
@@ -216,7 +217,10 @@ def _shown_leaf(name: str, value: Any) -> Any:
     if is_secret(name, type(value)):
         return HIDDEN
     text = str(value)
-    return without_credentials(text) if "://" in text else value
+    if "://" in text:
+        return without_credentials(text)
+    # what logs hide as well: a header of a secret's name, `password=…` within a text
+    return redact_field(name, value) if isinstance(value, str) else value
 
 
 def without_credentials(url: str) -> str:

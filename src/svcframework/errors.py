@@ -332,9 +332,11 @@ def type_name(wanted: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An error on one line; a bare class name where it has no message."""
+    """An error on one line, without what looks like a secret; a bare class name where it has no message."""
+    from svcframework._secrettext import redact_text  # noqa: PLC0415 - compiles its patterns for the first error told
+
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return redact_text(text.splitlines()[0]) if text else type(error).__name__
 
 
 def nearest(wanted: object, known: Iterable[str], *, most: int = 3) -> list[str]:

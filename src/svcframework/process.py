@@ -16,6 +16,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 from svcframework import _backend
+from svcframework._secrettext import redact_text
 from svcframework.errors import LifecycleError, ServiceFrameworkError, StartupCancelledError
 from svcframework.events import Event, HostStopped, HostStopping
 
@@ -249,4 +250,4 @@ def _tell(error: BaseException) -> None:
         words = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
         print(words, file=sys.stderr)  # noqa: T201 - the process's last words
     else:
-        traceback.print_exception(error)
+        print(redact_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)  # noqa: T201 - likewise
