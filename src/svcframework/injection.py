@@ -142,11 +142,11 @@ def _current() -> Resolver:
 @overload
 def inject_service(*services: str, **renamed: Any) -> Callable[[Callable[P, R]], Callable[..., R]]: ...
 @overload
-def inject_service(
+def inject_service(  # type: ignore[overload-overlap]  # a class is callable as well: as a service it comes first
     service: type, /, *services: str | type, **renamed: Any
 ) -> Callable[[Callable[P, R]], Callable[..., R]]: ...
 @overload
-def inject_service(function: Callable[P, R], /) -> Callable[..., R]: ...
+def inject_service(function: Callable[P, R], /) -> Callable[P, R]: ...
 def inject_service(*services: Any, **renamed: Any) -> Any:
     """Fill in the parameters that the caller leaves out.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from svcframework import events
-from svcframework._redaction import MASK, redact, redact_field, redact_text
+from svcframework._redaction import redact, redact_field
+from svcframework._secrettext import MASK, redact_text
 from svcframework._types import HealthResult, HealthStatus
 from svcframework.errors import describe
 

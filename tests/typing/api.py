@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import date
 from typing import Any, assert_type
 
 from dependency_injector.containers import Container
-from pydantic import BaseModel
+from fastapi import FastAPI
+from pydantic import BaseModel, SecretStr
 
 from svcframework import (
     INJECTED,
+    AsyncService,
     BaseService,
     HealthResult,
+    Lazy,
     Restart,
+    Scope,
     ServiceConfig,
     ServiceContainer,
     ServiceHost,
     chunk_list,
     deadline,
+    every,
     generate_unique_id,
     get_service,
     handle_errors,
@@ -25,11 +31,20 @@ from svcframework import (
     inject_service,
     providers,
     register_singleton,
+    require_service,
     retry_on_failure,
+    service_context,
     service_method,
     startup_all_services,
 )
+from svcframework.config import SecretUrl
 from svcframework.deadlines import effective_timeout, remaining
+from svcframework.integrations.fastapi import Injected, setup
+from svcframework.retry import RetryBudget
+from svcframework.testing import FaultProxy, ServiceConformance
+from svcframework.ticks import Tick
+from svcframework_embedded import EmbeddedPostgres
+from svcframework_postgres import PostgresService
 
 
 class CacheConfig(ServiceConfig):
@@ -177,6 +192,204 @@ async def functions() -> None:
     assert_type(get_service(Cache), Cache)
     results = await health_check_all_services()
     assert_type(results["cache"], HealthResult)
+
+
+# --- the sections of the tour ---------------------------------------------------------------------------
+
+
+class GreetingConfig(ServiceConfig, prefix="greeting"):
+    """1 and 12: settings with a section of their own."""
+
+    path: str = "phrases.txt"
+    key: SecretStr | None = None
+    url: SecretUrl = SecretUrl("redis://localhost")
+    timeout: float = 2.0
+
+
+class GreetingService(BaseService[GreetingConfig]):
+    """1: the hooks have these signatures."""
+
+    async def on_startup(self) -> None:
+        """Open what is needed."""
+        assert_type(self.config.path, str)
+        assert_type(self.config.url, SecretUrl)
+        self.phrases = [self.config.path]
+
+    async def on_shutdown(self) -> None:
+        """Close it."""
+        self.phrases.clear()
+
+    async def _service_health_check(self) -> HealthResult:
+        return HealthResult.healthy(f"{len(self.phrases)} phrases") if self.phrases else HealthResult.degraded("none")
+
+    @service_method
+    async def greet(self, name: str) -> str:
+        """Keep its signature."""
+        return f"{self.phrases[0]}, {name}"
+
+    @service_method(name="shout", timeout=1.0)
+    def shout(self, name: str) -> str:
+        """Keep its signature, sync and with arguments."""
+        return name.upper()
+
+    @retry_on_failure(max_retries=3, delay=0.1, budget=RetryBudget(ratio=0.2))
+    @inject_service("database_service")
+    async def stored(self, user_id: int, database_service: PostgresService) -> str:
+        """4: as the seeds write it; the caller leaves the service out."""
+        return f"{await database_service.execute_one('SELECT $1', user_id)}"
+
+    @require_service("database_service", healthy=True)
+    async def guarded(self, user_id: int) -> int:
+        """Keep its signature."""
+        return user_id
+
+
+class Plain:
+    """1: nobody has to inherit in order to be injected."""
+
+    def __init__(self, greeting: GreetingService, later: Lazy[Users]) -> None:
+        """Take its collaborators."""
+        self.greeting, self.later = greeting, later
+
+
+class WholeContainer(ServiceContainer):
+    """2: real servers, a plain class and a group."""
+
+    postgres = providers.Service(EmbeddedPostgres)
+    database_service = providers.Service(PostgresService, server=postgres)
+    greeting_service = providers.Service(GreetingService)
+    plain = providers.Service(Plain)
+    mailers = providers.Group(SmtpMailer)
+
+
+async def greeting(service: GreetingService) -> None:
+    """1 and 7: what decorators return; what is not right is told."""
+    assert_type(await service.greet("Ada"), str)
+    assert_type(service.shout("Ada"), str)
+    assert_type(await service.stored(1), str)
+    assert_type(await service.guarded(1), int)
+    await service.greet(1)  # type: ignore[arg-type]
+    await service.greet("Ada", loud=True)  # type: ignore[call-arg]
+    service.shout()  # type: ignore[call-arg]
+    await service.guarded("1")  # type: ignore[arg-type]
+    service.config.timeout = 1.0  # type: ignore[misc]
+
+
+async def hosting() -> None:
+    """3: what a host gives and tells."""
+    host = ServiceHost(WholeContainer, plugins=["redis_service"], stop_timeout=10.0, drain_delay=1.0)
+    async with host as entered:
+        assert_type(entered, ServiceHost)
+        assert_type(host[PostgresService], PostgresService)
+        assert_type(host[Plain].later(), Users)
+        assert_type(host.all(Mailer), list[Mailer])
+        assert_type(host.factory(Report), Callable[[], Report])
+        assert_type(host.create(Plain), Plain)
+        assert_type(await host.check_health(), dict[str, HealthResult])
+        assert_type(host.describe(), str)
+    host[GreetingService].greeting  # type: ignore[attr-defined]  # noqa: B018 - the line is what is tested
+    host[1]  # type: ignore[call-overload]
+    host.run(health_port=8080)
+
+
+@inject_service(db="database_service", mailers=list[Mailer])
+def sync_job(day: date, db: PostgresService, mailers: list[Mailer]) -> int:
+    """4: renamed, and a list."""
+    return day.year + len(mailers) + db.config.pool_max_size
+
+
+@inject_service
+def lazily(day: date, *, users: Lazy[Users] = INJECTED, session: Session | None = INJECTED) -> Users | None:
+    """4: by annotation, in every form."""
+    return users() if session and day.year else None
+
+
+async def injecting() -> None:
+    """4: the caller's own arguments are still checked where the function says so itself."""
+    assert_type(sync_job(date.today()), int)  # noqa: DTZ011 - any day will do
+    assert_type(lazily(date.today()), Users | None)  # noqa: DTZ011 - any day will do
+    await show("1")  # type: ignore[arg-type]
+    await show()  # type: ignore[call-arg]
+    await show(1, cache="none")  # type: ignore[arg-type]
+    await show(1, cash=Cache())  # type: ignore[call-arg]
+
+
+async def scoping(host: ServiceHost) -> None:
+    """5: a scope gives each type as itself."""
+    async with host.scope("request", request=Mailer()) as scope:
+        assert_type(scope, Scope)
+        assert_type(await scope.get(Session), Session)
+        assert_type(scope[Report], Report)
+    async with host.scope(values={Mailer: Mailer(), "tenant": "acme"}) as scope:
+        assert_type(await scope.get(Session), Session)
+
+
+class Jobs(AsyncService):
+    """6: background work, with settings that need no name."""
+
+    async def on_startup(self) -> None:
+        """Start what runs beside."""
+        self.every(60.0, self.work, name="work")
+        self.spawn(self.work)
+
+    async def work(self) -> None:
+        """Nothing much."""
+
+
+class Heartbeat(BaseService, restart=Restart.permanent(max_restarts=5, within=60.0)):
+    """6: a loop."""
+
+    async def on_run(self) -> None:
+        """Beat."""
+        async for tick in every(10.0):
+            assert_type(tick, Tick)
+            await self.beat()
+
+    async def beat(self) -> None:
+        """Nothing much."""
+
+
+@service_context
+async def in_context(user_id: str) -> None:
+    """7: bare, it keeps the signature."""
+    with service_context(user_id=user_id, deadline=1.5), deadline(1.0):
+        await in_context("1")
+    await in_context(1)  # type: ignore[arg-type]
+
+
+async def overriding(host: ServiceHost) -> None:
+    """10: by name and by type."""
+    with host.override(mailer=Mailer()) as fakes:
+        fakes.mailer.send("x")
+    with host.override({Mailer: SmtpMailer()}):
+        pass
+
+
+app = FastAPI(lifespan=ServiceHost(WholeContainer).lifespan)
+setup(app, ServiceHost(WholeContainer))
+
+
+@app.get("/users/{user_id}")
+async def read(user_id: int, users: Injected[Users], session: Injected[Session]) -> str:
+    """11: an injected parameter has its own type."""
+    assert_type(users, Users)
+    assert_type(session, Session)
+    return str(user_id)
+
+
+class TestGreetingConformance(ServiceConformance):
+    """12: a plugin's tests."""
+
+    service = GreetingService
+    server = "valkey_server"
+
+
+async def faults() -> None:
+    """Faults on command."""
+    async with FaultProxy("redis://localhost:6379") as proxy:
+        assert_type(proxy.port, int)
+        async with proxy.during(proxy.black_hole):
+            await proxy.pass_on()
 
 
 def time_limits() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack, cast
 
 import anyio
 import anyio.abc
 from pydantic import Field
+from typing_extensions import TypeVar  # typing's own has no default before Python 3.13
 
 from svcframework._types import ServiceState
 from svcframework.config import ServiceConfig
@@ -35,7 +36,7 @@ class AsyncServiceConfig(ServiceConfig):
     )
 
 
-AsyncConfigT = TypeVar("AsyncConfigT", bound=AsyncServiceConfig)
+AsyncConfigT = TypeVar("AsyncConfigT", bound=AsyncServiceConfig, default=AsyncServiceConfig)
 
 
 class BackgroundTask:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import anyio
 from pydantic import Field, SecretStr
+from typing_extensions import TypeVar  # typing's own has no default before Python 3.13
 
 from svcframework._types import HealthResult, ServiceState
 from svcframework.bases.circuit import CircuitBreaker, ConsecutiveBreaker, Outcome
@@ -60,7 +61,7 @@ class ExternalServiceConfig(ServiceConfig):
     health_path: str | None = Field(default=None, description="A path to read at each health check; none by default.")
 
 
-ExternalConfigT = TypeVar("ExternalConfigT", bound=ExternalServiceConfig)
+ExternalConfigT = TypeVar("ExternalConfigT", bound=ExternalServiceConfig, default=ExternalServiceConfig)
 
 
 class ExternalService(BaseService[ExternalConfigT]):

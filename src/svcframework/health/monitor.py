@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import anyio
 
-from svcframework._redaction import redact_text
+from svcframework._secrettext import redact_text
 from svcframework._types import HealthResult, HealthStatus, ServiceState
 from svcframework.errors import IllegalStateError, ServiceNotFoundError
 from svcframework.events import Event, EventBus, HealthChanged, ServiceStateChanged

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from svcframework._redaction import redact, redact_text
+from svcframework._redaction import redact
+from svcframework._secrettext import redact_text
 from svcframework._types import HealthStatus
 
 if TYPE_CHECKING:
