@@ -204,9 +204,9 @@ class Composition:
         self.registry.unregister(name)
         self._resolver.invalidate()
 
-    def register_group(self, name: str, members: Iterable[str]) -> None:
+    def register_group(self, name: str, members: Iterable[str], *, at: Location | None = None) -> None:
         """Name a set of services, to be started, stopped and checked as a whole."""
-        self.registry.register_group(name, list(members))
+        self.registry.register_group(name, list(members), at=at or Location.of_caller())
         self._resolver.invalidate()
 
     def _add(self, descriptor: ServiceDescriptor) -> ServiceDescriptor:
@@ -297,13 +297,13 @@ class Composition:
                 loaded = self.catalogue.load([name])[name]
             except PluginError as error:
                 self._problems.append(
-                    Problem("plugin", f"plugin {name!r}: {error.reason}", None, (error.fix,), (name,))
+                    Problem("plugin", f"plugin {name!r}: {error.reason}", None, (_sentence(error.fix),), (name,))
                 )
                 continue
             if not isinstance(loaded, LoadedPlugin):
                 failure = loaded.as_error()
                 self._problems.append(
-                    Problem("plugin", f"plugin {name!r}: {failure.reason}", None, (failure.fix,), (name,))
+                    Problem("plugin", f"plugin {name!r}: {failure.reason}", None, (_sentence(failure.fix),), (name,))
                 )
             elif name not in self.registry:
                 at = Location.of(loaded.service)
@@ -399,6 +399,12 @@ class Composition:
         fakes = {self.resolver.name_for(key): fake for key, fake in given.items()}
         with self._resolver.override(fakes):
             yield SimpleNamespace(**fakes)
+
+
+def _sentence(words: str) -> str:
+    """An error's fix, which stands after a semicolon there, as a sentence of its own."""
+    end = "?" if words.startswith("did you mean") and ";" not in words else "."
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else end}"
 
 
 def _section(config: Any, name: str) -> Any:

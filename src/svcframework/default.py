@@ -165,7 +165,7 @@ def unregister(name: str) -> None:
 
 def register_service_group(name: str, members: Iterable[str]) -> None:
     """Name a set of services, to be started, stopped and checked as a whole."""
-    current_host().register_group(name, members)
+    current_host().register_group(name, members, at=Location.of_caller())
 
 
 def discover_services() -> list[DiscoveredService]:

@@ -124,6 +124,8 @@ class ServiceRegistry:
         self.version = 0
         self.duplicates: list[tuple[ServiceDescriptor, ServiceDescriptor]] = []
         self.groups: dict[str, dict[str, None]] = {}
+        self.groups_at: dict[str, Location] = {}
+        """Where a group was named, for those that were named by themselves."""
         self._descriptors: dict[str, ServiceDescriptor] = {}
 
     def add(self, descriptor: ServiceDescriptor) -> ServiceDescriptor:
@@ -170,9 +172,11 @@ class ServiceRegistry:
         self._descriptors[name] = replace(self._descriptors[name], **changes)
         self.version += 1
 
-    def register_group(self, name: str, members: Sequence[str]) -> None:
+    def register_group(self, name: str, members: Sequence[str], *, at: Location | None = None) -> None:
         """Name a set of services; the members may be registered later, but before the start."""
         self.groups.setdefault(name, {}).update(dict.fromkeys(members))
+        if at is not None:
+            self.groups_at[name] = at
         self.version += 1
 
     def group(self, name: str) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def check_names(registry: ServiceRegistry) -> Iterator[Problem]:
     for group, members in registry.groups.items():
         for name in members:
             if name not in registry:
-                yield diagnosis.unknown_member(group, name, registry)
+                yield diagnosis.unknown_member(group, name, registry, at=registry.groups_at.get(group))
 
 
 def check_open(nodes: Mapping[str, Node], open_ones: Mapping[str, Problem]) -> Iterator[Problem]:
