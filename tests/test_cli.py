@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from svcframework.cli import run_command
 from svcframework.config import set_config_manager
@@ -62,6 +63,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "svc_shop.py").write_text(CONTAINER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    structlog.reset_defaults()  # whatever a test of another folder has left
     yield tmp_path
     sys.modules.pop("svc_shop", None)
     set_config_manager(None)

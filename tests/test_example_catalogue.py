@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from catalogue.container import PLUGINS, CatalogueContainer
 from catalogue.demo.checks import Checks, alive, has_children, left_behind, out_of_order
@@ -34,76 +35,82 @@ def anyio_backend() -> str:
 # --- the application ------------------------------------------------------------------------------------
 
 
+class Filled:
+    """A running host after its first ingest, on a loop of its own, and the events until then."""
+
+    def __init__(self, host: ServiceHost, events: list[Event], portal: BlockingPortal) -> None:
+        self.host, self.events = host, events
+        self.call = portal.call
+
+
 @pytest.fixture(scope="module")
-async def filled() -> AsyncIterator[tuple[ServiceHost, list[Event]]]:
-    """A running host after its first ingest, and the events until then."""
+def filled() -> Iterator[Filled]:
+    """One host for the tests of this module: its servers take seconds to start."""
     events: list[Event] = []
     host = ServiceHost(CatalogueContainer, plugins=PLUGINS, log_events=False)
     host.subscribe(events.append)
-    async with host:
-        with anyio.fail_after(30):
+
+    async def first_ingest() -> None:
+        with anyio.fail_after(60):
             await host[IngestService].first_ingest.wait()
-        yield host, events
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(host):
+        portal.call(first_ingest)
+        yield Filled(host, events, portal)
 
 
-async def test_ingest_stores_every_installed_package(filled) -> None:
+def test_ingest_stores_every_installed_package(filled: Filled) -> None:
     """The store has exactly the packages of this environment."""
-    host, _ = filled
-
-    names = await host[PackageStore].names()
+    names = filled.call(filled.host[PackageStore].names)
 
     assert {canonical_name(found.metadata["Name"]) for found in find_distributions()} == names
 
 
-async def test_ingest_tells_how_far_it_is(filled) -> None:
+def test_ingest_tells_how_far_it_is(filled: Filled) -> None:
     """Progress is an event of the host: it only grows, and ends with everything done."""
-    _, events = filled
-    progress = [event for event in events if isinstance(event, IngestProgressed)]
+    progress = [event for event in filled.events if isinstance(event, IngestProgressed)]
 
     assert sorted(event.done for event in progress) == [event.done for event in progress]
     assert (True, [False]) == (progress[-1].is_complete, list({event.is_complete for event in progress[:-1]}))
 
 
-async def test_package_that_is_gone_is_forgotten(filled) -> None:
+def test_package_that_is_gone_is_forgotten(filled: Filled) -> None:
     """The next ingest leaves nothing behind that isn't installed any more."""
-    host, _ = filled
-    store = host[PackageStore]
-    await store.save([Package("long-gone", "1", "", "", "")])
+    store = filled.host[PackageStore]
+    filled.call(store.save, [Package("long-gone", "1", "", "", "")])
 
-    await host[IngestService].ingest()
+    filled.call(filled.host[IngestService].ingest)
 
-    assert None is await store.find("long-gone")
+    assert None is filled.call(store.find, "long-gone")
 
 
-async def test_search_finds_the_best_first_and_keeps_it(filled) -> None:
+def test_search_finds_the_best_first_and_keeps_it(filled: Filled) -> None:
     """A word in the name counts most; the second search doesn't reach the store."""
-    host, _ = filled
-    store = host[PackageStore].metrics.operation("search")
+    store = filled.host[PackageStore].metrics.operation("search")
+    search = filled.host[SearchService].search
 
-    first = await host[SearchService].search("tenacity", 3)
+    first = filled.call(search, "tenacity", 3)
     asked = store.count
-    second = await host[SearchService].search("tenacity", 3)
+    second = filled.call(search, "tenacity", 3)
 
     assert "tenacity" == first[0].name
     assert (first, asked) == (second, store.count)
 
 
-async def test_reader_takes_any_spelling(filled) -> None:
+def test_reader_takes_any_spelling(filled: Filled) -> None:
     """Names are compared as package indexes do."""
-    host, _ = filled
+    read = filled.host[PackageReader].read
 
-    found = await host[PackageReader].read("Typing_Extensions")
+    found = filled.call(read, "Typing_Extensions")
 
     assert found is not None
     assert "typing-extensions" == found.name
-    assert None is await host[PackageReader].read("no-such-package")
+    assert None is filled.call(read, "no-such-package")
 
 
-async def test_plugin_counts_licences(filled) -> None:
+def test_plugin_counts_licences(filled: Filled) -> None:
     """A service of another distribution works on the same database."""
-    host, _ = filled
-
-    counts = await host[LicenceService].most_used(1000)
+    counts = filled.call(filled.host[LicenceService].most_used, 1000)
 
     assert len(find_distributions()) == sum(number for _, number in counts)
 

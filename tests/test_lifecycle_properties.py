@@ -499,7 +499,7 @@ async def cancelled(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.timeout(300 * SOAK)
 def test_promises_hold_for_any_commands(backend):
     """L1-L7, L10, L11, L13, L15: commands from many tasks at once, in any order, some of them cancelled."""
     ran = 0
@@ -528,13 +528,13 @@ def test_promises_hold_for_any_commands(backend):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "native", "trio"])
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.timeout(300 * SOAK)
 def test_promises_hold_for_a_start_cancelled_anywhere(backend):
     """L8: start() is cancelled at each turn of the loop; it raises when all is undone, and can start again."""
     ran = 0
     minimum = MINIMA["cancelled starts", backend]
 
-    @examples(minimum // (10 if backend == "trio" else 20))
+    @examples(minimum // 9)  # a graph gives about fifteen schedules: enough to spare
     @given(plans=graphs(6))
     def check(plans):
         nonlocal ran
@@ -567,7 +567,7 @@ def test_promises_hold_for_a_start_cancelled_anywhere(backend):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "native", "trio"])
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.timeout(300 * SOAK)
 def test_promises_hold_for_a_stop_cancelled_anywhere(backend):
     """L8: stop() is cancelled at each turn of the loop; it goes on to its end before it raises."""
     ran = 0

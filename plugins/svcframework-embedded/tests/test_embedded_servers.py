@@ -203,8 +203,10 @@ async def test_start_that_was_given_up_on_leaves_nothing_in_the_end() -> None:
     assert scratch.exists()
 
     del server
-    gc.collect()
-    assert not scratch.exists()
+    with anyio.fail_after(30):  # the worker thread lets go of its last call a moment after it has told its result
+        while scratch.exists():
+            gc.collect()
+            await anyio.sleep(0.01)
 
 
 @ONE_LOOP
