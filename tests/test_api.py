@@ -19,7 +19,9 @@ from pydantic import BaseModel
 import svcframework
 from svcframework.default import _OfCurrentHost
 
-GOLDEN = Path(__file__).resolve().parent / "snapshots" / "public" / "api.txt"
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "snapshots" / "public" / "api.txt"
+REFERENCE = HERE.parent / "docs" / "reference"
 PUBLIC = {id(value) for name in svcframework.__all__ if isinstance(value := getattr(svcframework, name), type)}
 
 
@@ -127,3 +129,14 @@ def annotation(given: Any) -> str:
     if given is inspect.Signature.empty:
         return "?"
     return given if isinstance(given, str) else inspect.formatannotation(given)
+
+
+def test_every_public_name_has_a_place_in_the_reference() -> None:
+    """Names of functions and classes are listed, and modules have a page or a section of their own."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    missing = [
+        name
+        for name in svcframework.__all__
+        if not re.search(rf"^ +- {name}$|^::: svcframework\.{name}$", pages, re.MULTILINE)
+    ]
+    assert [] == missing
