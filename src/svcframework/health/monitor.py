@@ -283,25 +283,30 @@ class HealthMonitor:
 
     async def _fly(self, name: str, target: HealthTarget, record: _Record, flight: _Flight) -> None:
         """Check once. Those who wait are released at the timeout, even if the check ignores its cancellation."""
-        async with anyio.create_task_group() as tasks:
 
-            async def limit() -> None:
-                await anyio.sleep(target.timeout)
-                self._land(name, target, record, flight, _timeout(target))
-                tasks.cancel_scope.cancel()
+        async def limit() -> None:
+            await anyio.sleep(target.timeout)
+            self._land(name, target, record, flight, _timeout(target))
+            tasks.cancel_scope.cancel()
 
-            tasks.start_soon(limit)
-            try:
-                started = self._clock()
-                found = await _ask(target)
-                if flight.result is None:
-                    result = as_health_result(found, latency=self._clock() - started)
-                    self._land(name, target, record, flight, result)
-                tasks.cancel_scope.cancel()
-            finally:
-                record.flight = None
-                flight.landed.set()
-                self.poke()
+        tasks = anyio.create_task_group()
+        limiting = limit()
+        try:
+            async with tasks:
+                tasks.start_soon(lambda: limiting)
+                try:
+                    started = self._clock()
+                    found = await _ask(target)
+                    if flight.result is None:
+                        result = as_health_result(found, latency=self._clock() - started)
+                        self._land(name, target, record, flight, result)
+                    tasks.cancel_scope.cancel()
+                finally:
+                    record.flight = None
+                    flight.landed.set()
+                    self.poke()
+        finally:
+            limiting.close()  # a loop that ends cancels tasks before their first step: it was "never awaited" then
 
     async def _fly_apart(self, name: str, target: HealthTarget, record: _Record, flight: _Flight) -> None:
         """Check once in a task of the loop's group; a cancellation that nobody asked for must not end the group."""
