@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Self
 
 import anyio
 import pytest
-import trio.testing
 
 from svcframework._types import ServiceState
 from svcframework.bases import AsyncService, AsyncServiceConfig, BackgroundTask, DatabaseService, Record
 from svcframework.config import ServiceConfig
 from svcframework.errors import IllegalStateError
+from svcframework.testing.virtualtime import virtual_backend
 from svcframework.ticks import stop_signal
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer as soon as nothing else is left to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        select = self._selector.select
-
-        def jump(timeout: float | None = None) -> list[Any]:
-            found = select(0 if timeout is not None else None)
-            self.now += 0.0 if found or timeout is None else timeout
-            return found
-
-        self._selector.select = jump
-
-    def time(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both backends, with clocks that jump."""
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual_backend(request.param)
 
 
 # --- DatabaseService ------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +9,6 @@ import anyio
 import anyio.abc
 import httpx2
 import pytest
-import trio.testing
 
 from svcframework._types import HealthStatus, ServiceState
 from svcframework.bases import ConsecutiveBreaker, ExternalService, ExternalServiceConfig, TokenBucket
@@ -27,35 +25,15 @@ from svcframework.errors import (
     RateLimitedError,
     ServiceTimeoutError,
 )
+from svcframework.testing.virtualtime import virtual_backend
 
 SECRET = "k-3f9a1c"
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer as soon as nothing else is left to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        select = self._selector.select
-
-        def jump(timeout: float | None = None) -> list[Any]:
-            found = select(0 if timeout is not None else None)
-            self.now += 0.0 if found or timeout is None else timeout
-            return found
-
-        self._selector.select = jump
-
-    def time(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both backends, with clocks that jump."""
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual_backend(request.param)
 
 
 class Api(ExternalService[ExternalServiceConfig]):

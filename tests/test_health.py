@@ -20,33 +20,13 @@ from svcframework.events import Event, HealthChanged, ServiceStateChanged
 from svcframework.health import HealthMonitor, HealthReport, HealthTarget
 from svcframework.health.report import ServiceHealth
 from svcframework.service import BaseService
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer as soon as nothing else is left to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        select = self._selector.select
-
-        def jump(timeout: float | None = None) -> list[Any]:
-            found = select(0 if timeout is not None else None)
-            self.now += 0.0 if found or timeout is None else timeout
-            return found
-
-        self._selector.select = jump
-
-    def time(self) -> float:
-        return self.now
+from svcframework.testing.virtualtime import VirtualLoop, virtual_backend
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both backends, with clocks that jump."""
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual_backend(request.param)
 
 
 class Patient:

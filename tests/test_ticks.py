@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 
 from svcframework import BaseService, ServiceHost
+from svcframework.testing.virtualtime import virtual_backend
 from svcframework.ticks import StopSignal, Tick, every, stop_signal
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer as soon as nothing else is left to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        select = self._selector.select
-
-        def jump(timeout: float | None = None) -> list[Any]:
-            found = select(0 if timeout is not None else None)
-            self.now += 0.0 if found or timeout is None else timeout
-            return found
-
-        self._selector.select = jump
-
-    def time(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both backends, with clocks that jump."""
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual_backend(request.param)
 
 
 async def test_first_tick_comes_at_once_and_the_rate_does_not_drift() -> None:
