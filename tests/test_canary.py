@@ -28,6 +28,7 @@ from svcframework import (
     ErrorContext,
     ErrorHandlingContext,
     HealthResult,
+    Restart,
     ServiceConfig,
     ServiceContainer,
     ServiceHost,
@@ -40,6 +41,7 @@ from svcframework import (
     service_method,
 )
 from svcframework import errors as ours
+from svcframework._secrettext import redact_text
 from svcframework.config import SecretUrl
 from svcframework.errorhandling import CentralizedErrorHandler
 from svcframework.events import Event
@@ -230,6 +232,34 @@ class Misconfigured(ServiceContainer):
     )
 
 
+class Doomed(Vault, restart=Restart.permanent(max_restarts=0)):
+    """Crashes for good."""
+
+    async def on_startup(self) -> None:
+        """Wait for the word."""
+        self.go = anyio.Event()
+
+    async def on_run(self) -> None:
+        """Raise like a driver."""
+        await self.go.wait()
+        raise driver_error(self.config)
+
+
+class Unbuilt(Vault):
+    """Can't even be made."""
+
+    def __init__(self, config: VaultConfig) -> None:
+        super().__init__(config)
+        raise driver_error(config)
+
+
+class RootSettings(BaseModel):
+    """Settings of the application that don't fit."""
+
+    port: int
+    passwords: list[int]
+
+
 @inject_service
 async def use(password: str, *, vault: Vault = INJECTED) -> None:
     """Fail behind an injection."""
@@ -238,7 +268,7 @@ async def use(password: str, *, vault: Vault = INJECTED) -> None:
 
 def manager() -> ConfigManager:
     """Each service's section from the environment, as in production."""
-    environ = {}
+    environ = {"PORT": CANARIES["root"], "PASSWORDS": CANARIES["roots"]}
     for section in ("VAULT", "STRICT"):
         for key, value in settings().items():
             environ[f"{section}__{key.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
@@ -349,6 +379,58 @@ async def test_failed_stop_tells_no_secret(log_lines: io.StringIO) -> None:
         await host.stop()
     assert "stubborn" in str(caught.value)
     assert [] == CANARIES.found_in({"error": words_of(caught.value), "log": log_lines.getvalue()})
+
+
+async def test_host_that_failed_for_good_tells_no_secret(log_lines: io.StringIO) -> None:
+    """The error that ends the block says which service it was, and not what its driver gave away."""
+    host = ServiceHost(config=manager())
+    host.register(Doomed, name="doomed")
+    host.register(Failing, name="failing", optional=True)
+    with pytest.raises(ours.HostFailedError) as caught:
+        async with host:
+            host[Doomed].go.set()
+            await anyio.sleep_forever()
+    assert "doomed" in str(caught.value)
+    assert [] == CANARIES.found_in({"error": words_of(caught.value), "log": log_lines.getvalue()})
+
+
+def test_failed_constructor_tells_no_secret() -> None:
+    """Neither when it is asked for, nor in the report of a start."""
+    host = ServiceHost(config=manager())
+    host.register(Unbuilt, name="unbuilt")
+    with pytest.raises(Exception, match="could not connect") as caught:
+        _ = host["unbuilt"]
+    told = (
+        words_of(caught.value)
+        if isinstance(caught.value, ours.ServiceFrameworkError)
+        else redact_text(f"{caught.value}")
+    )
+    assert [] == CANARIES.found_in({"error": told, "notes": "".join(getattr(caught.value, "__notes__", ()))})
+
+
+def test_misfit_of_the_applications_settings_tells_no_secret() -> None:
+    """A model of the user's own is told of like a service's."""
+
+    class App(ServiceContainer):
+        settings = providers.Settings(RootSettings)
+
+    with pytest.raises(ours.ServiceFrameworkError) as caught:
+        ServiceHost(App, config=manager()).validate()
+    assert "PASSWORDS" in str(caught.value)
+    assert [] == CANARIES.found_in({"error": words_of(caught.value)})
+
+
+def test_doctor_tells_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `svc doctor` prints of services that are ill."""
+    from svcframework.cli import running
+
+    module = types.ModuleType("canary_app")
+    module.host = ServiceHost(Working, config=manager())
+    monkeypatch.setitem(sys.modules, "canary_app", module)
+    assert 1 == running.doctor("canary_app:host")
+    printed = "".join(capsys.readouterr())
+    assert "raising" in printed
+    assert [] == CANARIES.found_in({"printed": printed})
 
 
 def test_misconfiguration_tells_no_secret() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args, get_or
 
 from typing_extensions import TypeVar  # typing's own has no default before Python 3.13
 
+from svcframework._secrettext import redact_text
 from svcframework._types import HealthResult, HealthStatus, Restart, ServiceState
 from svcframework.config import ServiceConfig, load_config
 from svcframework.errors import RegistrationError
@@ -156,7 +157,7 @@ class BaseService(Generic[ConfigT]):
         try:
             found: object = await self._service_health_check()
         except Exception as error:  # noqa: BLE001 - a boundary: a check that raises has found something
-            found = HealthResult.unhealthy(f"{type(error).__name__}: {error}")
+            found = HealthResult.unhealthy(redact_text(f"{type(error).__name__}: {error}"))
         return as_health_result(found, latency=time.perf_counter() - started)
 
     async def with_retry(

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from svcframework import log
 from svcframework._loading import load_host
+from svcframework._secrettext import redact_text
 from svcframework._types import ServiceState
 from svcframework.errors import CommandError, ServiceNotFoundError
 from svcframework.host import ServiceHost
@@ -88,7 +89,7 @@ async def _examine(host: ServiceHost, *, group: str | None = None) -> int:
     for name, result in examined.items():
         word = result.status.value
         times = (f"{started.get(name, 0.0) * 1000:.0f} ms", f"{result.latency * 1000:.0f} ms")
-        table.add_row(name, f"[{_COLOURS.get(word, 'red')}]{word}[/]", *times, escape(result.message))
+        table.add_row(name, f"[{_COLOURS.get(word, 'red')}]{word}[/]", *times, escape(redact_text(result.message)))
     Console().print(table)
     return 0 if all(examined.values()) else 1
 
