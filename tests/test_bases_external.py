@@ -378,5 +378,5 @@ async def test_black_hole_and_refused_connection(anyio_backend: str) -> None:
         with pytest.raises(ServiceTimeoutError):
             await service.get("/")
     with pytest.raises(ConnectionFailedError):
-        await service.get("/", timeout=1, retry=False)
+        await service.get("/", timeout=20, retry=False)
     await service.on_shutdown()

@@ -509,7 +509,7 @@ async def test_a_service_that_never_returns_is_left_behind(journal):
     began = time.perf_counter()
     with pytest.raises(ShutdownError) as caught:
         await lifecycle.stop()
-    assert time.perf_counter() - began < 0.6  # the budget and the slowness of the machine
+    assert time.perf_counter() - began < 8.0  # the budget and the slowness of the machine; each alone has ten seconds
     assert ["-d", "-c", "-b", "-a"] == journal.lines[4:]
     assert {"d", "c", "b", "a"} == set(caught.value.hung)
     assert {FAILED} == set(lifecycle.states.values())
@@ -558,7 +558,7 @@ async def test_hurry_shortens_a_stop_under_way(journal):
         group.start_soon(stop)
         await until(lambda: "-a" in journal.lines)
         lifecycle.hurry(0.05)
-    assert time.perf_counter() - began < 2.0  # without it: the service's ten seconds
+    assert time.perf_counter() - began < 8.0  # without it: the service's ten seconds
 
 
 async def test_a_service_may_ask_for_the_stop_of_all(journal):
@@ -603,7 +603,7 @@ class Grouped:
         await self.group.__aexit__(None, None, None)
         if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
             assert 0 == asyncio.current_task().cancelling()
-        with anyio.fail_after(1):
+        with anyio.fail_after(30):
             await anyio.sleep(0.001)
         self.quiet = True
 
@@ -983,14 +983,14 @@ async def test_a_blocked_loop_is_reported_with_its_stack(journal):
     """A call that blocks the event loop in on_startup is found, with the service and the line."""
 
     async def block() -> None:
-        time.sleep(0.3)
+        time.sleep(1.0)
 
     lifecycle = journal.lifecycle(journal.unit("a"), journal.unit("b", "a", up=block), block_threshold=0.05)
     await lifecycle.start()
     await lifecycle.stop()
     report = journal.of(LoopBlocked)[0]
     assert "b" == report.service
-    assert "time.sleep(0.3)" in report.stack
+    assert "time.sleep(1.0)" in report.stack
     assert report.seconds > 0.1
 
 
