@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import anyio
 import anyio.to_thread
 
-from svcframework._types import Restart
+from svcframework import Restart
 from svcframework_embedded import _files
 from svcframework_embedded._binaries import postgres_bin
 from svcframework_embedded._process import environment

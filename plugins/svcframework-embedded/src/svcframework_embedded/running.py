@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from svcframework._types import Restart, ServiceState
+from svcframework import Restart, ServiceState
 from svcframework_embedded.errors import ServerCrashedError
 from svcframework_embedded.server import EmbeddedServer
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import anyio
 import anyio.to_thread
 
-from svcframework._types import HealthResult
+from svcframework import HealthResult
 from svcframework.errors import ConnectionFailedError, ServiceTimeoutError, ServiceUnavailableError
 from svcframework.service import BaseService
 from svcframework_embedded._files import Owner, free_port, make_data_dir, make_scratch

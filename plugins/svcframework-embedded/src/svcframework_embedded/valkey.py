@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import anyio.to_thread
 
-from svcframework._types import Restart
+from svcframework import Restart
 from svcframework_embedded._binaries import valkey_server
 from svcframework_embedded._wire import Address, greet_valkey
 from svcframework_embedded.config import EmbeddedValkeyConfig
