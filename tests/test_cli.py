@@ -220,7 +220,7 @@ def test_run_and_health_by_port(project: Path, svc) -> None:
             if "host has started" in line:
                 break
         answer = [svc("health", "--port", str(port))]
-        while answer[-1][0] != 0 and len(answer) < 50:  # until the first checks are in
+        while answer[-1][0] != 0 and len(answer) < 300:  # until the first checks are in
             time.sleep(0.1)
             answer.append(svc("health", "--port", str(port)))
         process.send_signal(signal.SIGTERM)

@@ -121,7 +121,7 @@ def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
 
 async def until(claim: Callable[[], bool]) -> None:
     """Let others run until something is so."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not claim():
             await anyio.sleep(0.001)
 
