@@ -14,7 +14,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from svcframework.errors import IllegalStateError
 from svcframework.testing.faults import FaultProxy
 
-SOON = 5.0  # seconds; only ever waited for when something is broken
+SOON = 30.0  # seconds; only ever waited for when something is broken
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ from svcframework_embedded._wire import Address, query_postgres
 
 BOTH = pytest.mark.parametrize("kind", [EmbeddedPostgres, EmbeddedValkey])
 ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # what doesn't depend on the event loop
-SOON = 10.0  # seconds; only ever waited for when something is broken
+SOON = 30.0  # seconds; only ever waited for when something is broken
 
 
 @pytest.fixture
