@@ -632,3 +632,15 @@ def test_public_names_are_documented():
     assert all(
         one.__doc__ for one in public if getattr(one, "__module__", "") == "svcframework.config" and callable(one)
     )
+
+
+def test_services_without_settings_get_the_defaults_under_their_own_names(manager):
+    """A section that no source mentions is the model's defaults, and each service's copy bears its own name."""
+    m = manager(values={"other": {"host": "x"}})
+
+    first, second = (m.section(ServiceConfig, name=name) for name in ("first", "second"))
+
+    assert ("first", "second") == (first.name, second.name)
+    assert ServiceConfig(name="first") == first
+    told = {one.setting: one.origin for one in settings_origins(first)}
+    assert ("registration", "default") == (told["first.name"], told["first.version"])

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from pydantic_core import core_schema
 
 from svcframework import _modelfields, _settingtext, _sources
 from svcframework._lookup import ROOT, Groups, Lookup, given_values
-from svcframework._modelfields import decoded, shown, spellings, steps_of, variable_name
+from svcframework._modelfields import decoded, root_names, shown, spellings, steps_of, variable_name
 from svcframework._sources import MISSING, Layer, Steps, Text, merged, plain
 from svcframework._types import Restart
 from svcframework.errors import ConfigurationError, did_you_mean
@@ -204,6 +205,8 @@ class _Sources:
 
     environment: Environment
     layers: tuple[Layer, ...]
+    keys: frozenset[str]
+    """The names at the root of any layer: a section that isn't among them needs no search."""
 
 
 class ConfigManager:
@@ -352,8 +355,13 @@ class ConfigManager:
         """
         if isinstance(values, model):
             return values
-        lookup = Lookup(model, _sections(model, name), self._sources().layers)
+        sources, sections = self._sources(), _sections(model, name)
         given = given_values(model, values)
+        if not given and sources.keys.isdisjoint(_first_keys(model, sections)):
+            shared = _default_of(model)
+            if shared is not None:
+                return _named(shared, name, sections)
+        lookup = Lookup(model, sections, sources.layers)
         data = lookup.gather(given)
         if model is ServiceConfig:  # it declares no settings of its own: the rest is for get_config_value
             data = {key: value for key, value in data.items() if key in model.model_fields or key in given}
@@ -398,7 +406,8 @@ class ConfigManager:
         secrets = _sources.from_secrets(Path(directory or _SECRETS_MOUNT), required=directory is not None)
         toml = _sources.from_toml(self.root / "settings.toml", environment.value)
         given = _sources.from_arguments(self._values)
-        return _Sources(environment, (given, *variables, secrets, *toml))
+        layers = (given, *variables, secrets, *toml)
+        return _Sources(environment, layers, frozenset().union(*(layer.tree for layer in layers)))
 
     def _decide_environment(self, variables: tuple[Layer, ...]) -> Environment:
         said, where = self._environment, "argument"
@@ -438,6 +447,28 @@ def _sections(model: type[ServiceConfig], name: str | None) -> Groups:
     if own[0] == f"{'_'.join(prefix)}_service":
         return ((own, prefix),)
     return ((own,), (prefix,))
+
+
+def _first_keys(model: type[ServiceConfig], sections: Groups) -> set[str]:
+    """The root's keys below which a setting of the model could be: its sections, and its fields' own root names."""
+    if "__svc_roots__" not in vars(model):
+        names = [steps_of(name) for info in model.model_fields.values() for name in root_names(info)]
+        type.__setattr__(model, "__svc_roots__", frozenset(steps[0] for steps in names if steps))
+    roots: frozenset[str] = vars(model)["__svc_roots__"]
+    return {*roots, *(section[0] for group in sections for section in group)}
+
+
+def _named(default: ConfigT, name: str | None, sections: Groups) -> ConfigT:
+    """A model's default for one service, which no source says anything about."""
+    if name is None or default.name is not None:
+        return default
+    config = default.model_copy(update={"name": name})
+    section = sections[0][-1] if sections[0] else ()
+    object.__setattr__(config, "_origins", _Origins(section, _NAMED_BY_REGISTRATION))
+    return config
+
+
+_NAMED_BY_REGISTRATION: Mapping[str, str] = MappingProxyType({"name": "registration"})
 
 
 def _default_of(model: type[ConfigT]) -> ConfigT | None:
