@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from svcframework import diagnosis, validation
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from svcframework._signatures import Signature
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})  # shared by all nodes that have nothing to say
+_PASSIVE_NEW: Final = vars(BaseService)["__new__"].__func__  # leaves the parameters to __init__
 
 
 class Node:
@@ -169,6 +170,7 @@ class _Wiring:
         self.descriptors = self.index.descriptors
         self.late_wants: dict[type, Sequence[validation.LateWant]] = {}
         self.late_by_base: dict[type, Mapping[str, Sequence[validation.LateWant]]] = {}
+        self.signatures: dict[FunctionType, Signature] = {}
         self.nodes: dict[str, Node] = {}
         self.problems: list[Problem] = []
         self.open: dict[str, Problem] = {}  # by name: what callers of a factory have to give
@@ -213,6 +215,18 @@ class _Wiring:
             known = self.late_wants[cls] = validation.late_wants(cls, self.late_by_base)
         return known
 
+    def signature(self, factory: Callable[..., Any]) -> Signature:
+        """What a factory takes; services that inherit their constructor share one signature, read once."""
+        init = getattr(factory, "__init__", None)
+        if getattr(factory, "__new__", None) is not _PASSIVE_NEW or not isinstance(init, FunctionType):
+            return signature_of(factory)
+        if hasattr(init, "__wrapped__") or hasattr(factory, "__signature__"):
+            return signature_of(factory)
+        known = self.signatures.get(init)
+        if known is None:
+            known = self.signatures[init] = signature_of(factory)
+        return known
+
     # --- the order ------------------------------------------------------------------------------------
 
     def order(self) -> None:
@@ -248,7 +262,7 @@ class _Draft:
     def __init__(self, wiring: _Wiring, node: Node) -> None:
         self.wiring, self.node, self.descriptor = wiring, node, node.descriptor
         self.index = wiring.index
-        self.signature: Signature = signature_of(cast("Callable[..., Any]", self.descriptor.factory))
+        self.signature: Signature = wiring.signature(cast("Callable[..., Any]", self.descriptor.factory))
         self.kwargs: dict[str, Any] = {}
         self.uses: dict[str, None] = {}
         self.requires: dict[str, None] = {}
