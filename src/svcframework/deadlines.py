@@ -91,13 +91,7 @@ def remaining(default: float | None = None) -> float | None:
     Returns:
         Seconds; 0 or less when the time is up.
     """
-    left = math.inf
-    found = _open_deadline()
-    if found is not None:
-        left = found.at - time.monotonic()
-    now = _loop_time()
-    if now is not None:
-        left = min(left, anyio.current_effective_deadline() - now)
+    left = _left()
     return default if left == math.inf else left
 
 
@@ -110,7 +104,21 @@ def effective_timeout(own: float) -> float:
     Returns:
         Seconds, never below 0.
     """
-    return max(0.0, min(own, remaining(own)))
+    return max(0.0, min(own, _left()))
+
+
+def _left() -> float:
+    """Seconds that the caller has; infinite where nothing limits it."""
+    found = _current.get()
+    left = math.inf
+    if found is not None and (found := _open_deadline()) is not None:
+        left = found.at - time.monotonic()
+    try:
+        ends = anyio.current_effective_deadline()
+        # The clock is asked only where a scope has a deadline, for most have none.
+        return left if ends == math.inf else min(left, ends - anyio.current_time())
+    except RuntimeError:  # no event loop runs here, a worker thread for one
+        return left
 
 
 def _open_deadline() -> deadline | None:
