@@ -123,3 +123,12 @@ def given_values(model: type[BaseModel], values: Any) -> dict[str, Any]:
         return {name: getattr(values, name) for name in values.model_fields_set}
     reason = f"the values must be a mapping or a {model.__name__}, not {type(values).__name__}"
     raise ConfigurationError(f"Configuration {model.__name__}", [reason])
+
+
+def first_keys(model: type[BaseModel], sections: Groups) -> set[str]:
+    """The root's keys below which a setting of the model could be: its sections, and its fields' own root names."""
+    if "__svc_roots__" not in vars(model):
+        names = [steps_of(name) for info in model.model_fields.values() for name in root_names(info)]
+        type.__setattr__(model, "__svc_roots__", frozenset(steps[0] for steps in names if steps))
+    roots: frozenset[str] = vars(model)["__svc_roots__"]
+    return {*roots, *(section[0] for group in sections for section in group)}

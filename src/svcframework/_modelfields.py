@@ -7,9 +7,9 @@ import enum
 import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import AliasChoices, AliasPath, BaseModel, Secret, SecretBytes, SecretStr
+from pydantic import AliasChoices, AliasPath, BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 
 from svcframework._redaction import redact_field
 from svcframework._sources import MISSING, Text, parsed_json
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from svcframework._sources import Steps
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 HIDDEN = "**********"
 _SECRET_WORDS = re.compile(r"(^|_)(passw(or)?d|passphrase|secret|token|api_?key|private_key|credentials?)(_|$|s$)")
@@ -174,6 +176,23 @@ def _type_word(kind: Any) -> str:
         return name
     inner = ("…" if part is ... else " | ".join(map(_type_word, kinds(part))) for part in arguments)
     return f"{name}[{', '.join(inner)}]"
+
+
+# --- defaults ------------------------------------------------------------------------------------------
+
+
+def shared_default(model: type[ModelT]) -> ModelT | None:
+    """The one instance of a model that no source says anything about; None where it can't be shared or built."""
+    if "__svc_default__" not in vars(model):
+        try:
+            config: ModelT | None = model()
+            hash(config)  # what can't be hashed may be changed, and is not shared
+        except (ValidationError, TypeError):
+            config = None
+        if any(info.default_factory is not None for info in model.model_fields.values()):
+            config = None
+        type.__setattr__(model, "__svc_default__", config)
+    return cast("ModelT | None", vars(model)["__svc_default__"])
 
 
 # --- secrets --------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, T
 from pydantic_core import core_schema
 
 from svcframework import _modelfields, _settingtext, _sources
-from svcframework._lookup import ROOT, Groups, Lookup, given_values
-from svcframework._modelfields import decoded, root_names, shown, spellings, steps_of, variable_name
+from svcframework._lookup import ROOT, Groups, Lookup, first_keys, given_values
+from svcframework._modelfields import decoded, shared_default, shown, spellings, steps_of, variable_name
 from svcframework._sources import MISSING, Layer, Steps, Text, merged, plain
 from svcframework._types import Restart
 from svcframework.errors import ConfigurationError, did_you_mean
@@ -357,15 +357,15 @@ class ConfigManager:
             return values
         sources, sections = self._sources(), _sections(model, name)
         given = given_values(model, values)
-        if not given and sources.keys.isdisjoint(_first_keys(model, sections)):
-            shared = _default_of(model)
+        if not given and sources.keys.isdisjoint(first_keys(model, sections)):
+            shared = shared_default(model)
             if shared is not None:
                 return _named(shared, name, sections)
         lookup = Lookup(model, sections, sources.layers)
         data = lookup.gather(given)
         if model is ServiceConfig:  # it declares no settings of its own: the rest is for get_config_value
             data = {key: value for key, value in data.items() if key in model.model_fields or key in given}
-        config = None if data else _default_of(model)
+        config = None if data else shared_default(model)
         if config is None:
             config = lookup.validate(data, who=name or model.prefix)
         places = lookup.places(data)
@@ -449,15 +449,6 @@ def _sections(model: type[ServiceConfig], name: str | None) -> Groups:
     return ((own,), (prefix,))
 
 
-def _first_keys(model: type[ServiceConfig], sections: Groups) -> set[str]:
-    """The root's keys below which a setting of the model could be: its sections, and its fields' own root names."""
-    if "__svc_roots__" not in vars(model):
-        names = [steps_of(name) for info in model.model_fields.values() for name in root_names(info)]
-        type.__setattr__(model, "__svc_roots__", frozenset(steps[0] for steps in names if steps))
-    roots: frozenset[str] = vars(model)["__svc_roots__"]
-    return {*roots, *(section[0] for group in sections for section in group)}
-
-
 def _named(default: ConfigT, name: str | None, sections: Groups) -> ConfigT:
     """A model's default for one service, which no source says anything about."""
     if name is None or default.name is not None:
@@ -469,20 +460,6 @@ def _named(default: ConfigT, name: str | None, sections: Groups) -> ConfigT:
 
 
 _NAMED_BY_REGISTRATION: Mapping[str, str] = MappingProxyType({"name": "registration"})
-
-
-def _default_of(model: type[ConfigT]) -> ConfigT | None:
-    """The one instance of a model that no source says anything about; None where it can't be shared or built."""
-    if "__svc_default__" not in vars(model):
-        try:
-            config: ConfigT | None = model()
-            hash(config)  # what can't be hashed may be changed, and is not shared
-        except (ValidationError, TypeError):
-            config = None
-        if any(info.default_factory is not None for info in model.model_fields.values()):
-            config = None
-        type.__setattr__(model, "__svc_default__", config)
-    return cast("ConfigT | None", vars(model)["__svc_default__"])
 
 
 # --- pydantic-settings models ---------------------------------------------------------------------------
