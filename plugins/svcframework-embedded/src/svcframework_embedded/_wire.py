@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from svcframework.errors import AuthenticationFailedError, ConnectionFailedError, DatabaseError
+
+_QUEUE_FULL = 0.005  # seconds until a server that has too many waiting is asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,27 @@ class Address:
         """
         try:
             if self.path is not None:
-                return await anyio.connect_unix(self.path)
+                return await _connect_unix(self.path)
             return await anyio.connect_tcp(self.host or "localhost", self.port)
         except OSError as error:
             raise ConnectionFailedError(f"nothing accepts connections at {self}: {error}") from error
+
+
+async def _connect_unix(path: Path) -> UNIXSocketStream:
+    """Connect as anyio does, whose own leaves the loop a failing callback when cut off while the queue is full."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.setblocking(False)  # noqa: FBT003 - its only form
+    try:
+        while True:
+            try:
+                raw.connect(str(path))
+            except BlockingIOError:
+                await anyio.sleep(_QUEUE_FULL)
+            else:
+                return await UNIXSocketStream.from_socket(raw)
+    except BaseException:
+        raw.close()
+        raise
 
 
 async def greet_postgres(address: Address, *, user: str, database: str) -> None:
