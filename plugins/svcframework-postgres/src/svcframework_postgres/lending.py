@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from svcframework.deadlines import effective_timeout
+from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import DeadlineExceededError, ServiceTimeoutError, ServiceUnavailableError
 from svcframework.metrics import OperationMetrics
 from svcframework_postgres.connections import Connection
@@ -93,8 +93,10 @@ class ConnectionLender:
         self._idle: deque[Connection] = deque()  # the last one used is the first one taken
         self._held: set[Connection] = set()
         self._size = 0
-        # While anybody waits nothing is idle: what comes back is handed over; None is leave to open one.
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        # While anybody waits nothing is idle: what comes back is handed over; None is leave to open one. Each with the
+        # loop time until which it waits. One alarm serves all of them, since nearly none is ever needed.
+        self._waiters: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
         self._suspect_before = 0.0  # a connection last used before this loop time is probed first
         self._answered_at = 0.0  # loop time
         self._closing = self._is_retired = False
@@ -134,7 +136,7 @@ class ConnectionLender:
 
     async def take_now(self, own: float) -> Connection:
         """A connection within `own` seconds or the caller's deadline; `give_back` or `discard` it."""
-        limit = effective_timeout(own)
+        limit = effective_timeout(own) if has_deadline() else own
         return self._take_idle() or await self.take(limit, cut=limit < own)
 
     def _take_idle(self) -> Connection | None:
@@ -221,10 +223,10 @@ class ConnectionLender:
         return False
 
     async def _wait_turn(self, until: float) -> Connection | None:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Connection | None] = loop.create_future()
-        self._waiters.append(waiter)
-        alarm = loop.call_at(until, _give_up, waiter)  # a third of what asyncio.timeout costs
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((until, waiter))
+        if self._alarm is None or self._alarm.when() > until:
+            self._set_alarm(until)
         try:
             return await waiter
         except BaseException:
@@ -234,11 +236,25 @@ class ConnectionLender:
                     self._free_slot()
                 else:
                     self._put_idle(handed)
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
+            elif (until, waiter) in self._waiters:
+                self._waiters.remove((until, waiter))
             raise
-        finally:
-            alarm.cancel()
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(at, self._give_up)
+
+    def _give_up(self) -> None:
+        """End the waits that are over, and see when the next one is."""
+        self._alarm = None
+        now = asyncio.get_running_loop().time()
+        for until, waiter in self._waiters:
+            if until <= now and not waiter.done():
+                waiter.set_exception(TimeoutError())
+        self._waiters = deque(waiting for waiting in self._waiters if not waiting[1].done())
+        if self._waiters:
+            self._set_alarm(min(until for until, _ in self._waiters))
 
     async def _open(self) -> Connection:
         """Open a connection in the slot that is counted already.
@@ -296,7 +312,7 @@ class ConnectionLender:
             return
         connection.used_at = self._answered_at = asyncio.get_running_loop().time()
         while self._waiters:
-            waiter = self._waiters.popleft()
+            _, waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(connection)  # and it stays held
                 return
@@ -340,7 +356,7 @@ class ConnectionLender:
     def _free_slot(self) -> None:
         """One connection fewer: leave to open another goes to whoever has waited longest."""
         while self._waiters and not self._closing:
-            waiter = self._waiters.popleft()
+            _, waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
@@ -413,7 +429,10 @@ class ConnectionLender:
         """
         self._closing = True
         self._cancel_sweep()
-        for waiter in self._waiters:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        for _, waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(ServiceUnavailableError(self.address, "the pool is closing"))
         self._waiters.clear()
@@ -437,8 +456,3 @@ class ConnectionLender:
     async def _settle(self) -> None:
         while self._background:
             await asyncio.wait(tuple(self._background))
-
-
-def _give_up(waiter: asyncio.Future[Connection | None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())

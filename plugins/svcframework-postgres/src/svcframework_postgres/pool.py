@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from svcframework.deadlines import effective_timeout
+from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
@@ -70,7 +70,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
     async def run(self, operation: str, query: str, work: Work[T], args: Any, timeout: float | None) -> T:
         """As `PostgresStatements.run`, on a connection of the call's own."""
         own = self.command_timeout if timeout is None else timeout
-        limit = effective_timeout(own)
+        limit = effective_timeout(own) if has_deadline() else own
         connection = self._take_idle()
         if connection is None:
             clock = asyncio.get_running_loop().time

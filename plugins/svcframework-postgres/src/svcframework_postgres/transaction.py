@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import asyncpg
 
-from svcframework.deadlines import effective_timeout
+from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import (
     ConnectionFailedError,
     DatabaseError,
@@ -134,13 +134,7 @@ class PostgresTransaction(PostgresStatements):
 
     async def run(self, operation: str, query: str, work: Work[T], args: Any, timeout: float | None) -> T:
         """As `PostgresStatements.run`, on the transaction's connection."""
-        if not self.is_usable:
-            raise DatabaseError(
-                f"{operation} on {self.address}: an earlier statement was cut off, so the transaction is over",
-                sqlstate="25P02",
-            )
-        limit = effective_timeout(self._command_timeout if timeout is None else timeout)
-        limit = max(limit, _SHORTEST)
+        limit = self._limit(operation, timeout)
         connection = self.connection
         if not connection.is_changed:
             connection.is_changed = changes_session(query)
@@ -152,6 +146,29 @@ class PostgresTransaction(PostgresStatements):
             self.is_usable = False
             raise
 
+    async def _control(self, statement: str) -> str:
+        """A statement of the transaction's own, which leaves nothing in the session."""
+        limit = self._limit(statement, None)
+        try:
+            return await self.connection.execute(statement, timeout=limit)
+        except DRIVER_ERRORS as error:
+            raise self._failed(error, statement.partition(" ")[0].lower(), limit) from error
+        except BaseException:
+            self.is_usable = False
+            raise
+
+    def _limit(self, operation: str, timeout: float | None) -> float:
+        """Seconds that the next statement may take, if there may be one."""
+        if not self.is_usable:
+            raise DatabaseError(
+                f"{operation} on {self.address}: an earlier statement was cut off, so the transaction is over",
+                sqlstate="25P02",
+            )
+        limit = self._command_timeout if timeout is None else timeout
+        if has_deadline():
+            limit = effective_timeout(limit)
+        return max(_SHORTEST, limit)
+
     def _failed(self, error: BaseException, operation: str, limit: float) -> ServiceFrameworkError:
         ours = translate(error, f"{operation} on {self.address}", limit)
         refused = isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError))
@@ -159,14 +176,6 @@ class PostgresTransaction(PostgresStatements):
         if isinstance(ours, TransactionConflictError):
             self._conflict = ours
         return ours
-
-    async def _control(self, statement: str) -> str:
-        """A statement of the transaction's own, which leaves nothing in the session."""
-        changed = self.connection.is_changed
-        try:
-            return await self.run(statement.partition(" ")[0].lower(), statement, driver.execute, (), None)
-        finally:
-            self.connection.is_changed = changed
 
     async def begin(self, options: TransactionOptions) -> None:
         """Begin it; `TransactionBlock` does."""
@@ -184,7 +193,7 @@ class PostgresTransaction(PostgresStatements):
         if self.is_usable and self.connection.is_closed():
             self.is_usable = False
             raise ConnectionFailedError(f"{what}: the connection was lost, and the transaction rolled back")
-        if self.is_usable and effective_timeout(self._command_timeout) < _SHORTEST:
+        if self.is_usable and has_deadline() and effective_timeout(1.0) < _SHORTEST:
             self.is_usable = False
             raise DeadlineExceededError(what, 0.0, hint="rolled back: the caller's deadline had passed before")
         try:
