@@ -303,45 +303,53 @@ async def test_stream_and_copy_cancelled_anywhere(database, table, steps):
             await asyncio.sleep(0.01)
 
 
-async def test_stream_and_copy_on_a_network_that_fails(postgres):
-    """A reset is a connection error, silence a timeout; neither gives a part for the whole."""
+@pytest.fixture
+async def faulty(postgres):
+    """A service behind a network that fails on command, and a table for it."""
     async with FaultProxy(postgres.dsn) as proxy:
         config = PostgresConfig(dsn=proxy.through(postgres.dsn), command_timeout=0.7, connect_timeout=5, stop_timeout=1)
         service = PostgresService(config)
         await service.on_startup()
         await service.execute("CREATE TABLE IF NOT EXISTS svc_faulty (id int, word text)")
-
-        async def streaming(fault):
-            count = 0
-            async with service.stream("SELECT repeat('x', 1000) AS x FROM generate_series(1, 5000)", batch=100) as rows:
-                async for _ in rows:
-                    count += 1
-                    if count == 250:
-                        await fault()
-            return count
-
-        async def out(fault):
-            async with service.copy_chunks("SELECT repeat('x', 1000) FROM generate_series(1, 50000)") as chunks:
-                async for number, _ in _numbered(chunks):
-                    if number == 10:
-                        await fault()
-
-        async def into(fault):
-            async def rows():
-                for number in itertools.count():
-                    yield (number, "x" * 1000)
-                    if number == 500:
-                        await fault()
-
-            await service.copy_in("svc_faulty", rows())
-
-        for fault, error in ((proxy.reset, ConnectionFailedError), (proxy.black_hole, ServiceTimeoutError)):
-            for work in (streaming, out, into):
-                with pytest.raises(error):
-                    await work(fault)
-                await proxy.pass_on()
-                async with asyncio.timeout(30):
-                    while not await service.health_check():
-                        await asyncio.sleep(0.02)
-        assert 0 == (await service.execute_one("SELECT count(*) AS n FROM svc_faulty"))["n"]
+        yield service, proxy
         await service.on_shutdown()
+
+
+async def _streaming(service, fault):
+    query = "SELECT n, repeat('x', 1000) AS x FROM generate_series(1, 5000) n"
+    async with service.stream(query, batch=100) as rows:
+        async for row in rows:
+            if row["n"] == 250:
+                await fault()
+
+
+async def _copying_out(service, fault):
+    async with service.copy_chunks("SELECT repeat('x', 1000) FROM generate_series(1, 50000)") as chunks:
+        async for number, _ in _numbered(chunks):
+            if number == 10:
+                await fault()
+
+
+async def _copying_in(service, fault):
+    async def rows():
+        for number in itertools.count():
+            yield (number, "x" * 1000)
+            if number == 500:
+                await fault()
+
+    await service.copy_in("svc_faulty", rows())
+
+
+@pytest.mark.parametrize("work", [_streaming, _copying_out, _copying_in])
+@pytest.mark.parametrize(("fault", "error"), [("reset", ConnectionFailedError), ("black_hole", ServiceTimeoutError)])
+async def test_network_that_fails_in_the_middle(faulty, work, fault, error):
+    """A reset is a connection error, silence a timeout; neither gives a part for the whole, and both are survived."""
+    service, proxy = faulty
+    with pytest.raises(error):
+        await work(service, getattr(proxy, fault))
+    await proxy.pass_on()
+    async with asyncio.timeout(30):
+        while not await service.health_check():
+            await asyncio.sleep(0.02)
+    assert 0 == (await service.execute_one("SELECT count(*) AS n FROM svc_faulty"))["n"]
+    assert 0 == service.pool.statistics.in_use

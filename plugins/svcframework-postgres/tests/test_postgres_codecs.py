@@ -22,7 +22,7 @@ async def _service(postgres, *, extension="", codecs=(), database=None):
 
 
 async def test_vectors_are_lists_of_floats(postgres):
-    """pgvector's types need no text and no numpy; the server's own arithmetic agrees."""
+    """The types of pgvector need no text and no numpy; the server's own arithmetic agrees."""
     service = await _service(postgres, extension="vector")
     row = await service.execute_one(
         "SELECT $1::vector AS v, $2::halfvec AS h, $1::vector <-> '[0,0,2]' AS distance, NULL::vector AS nothing,"
