@@ -46,7 +46,7 @@ async def test_savepoints_nest_and_leave_no_reset_behind(database, table):
                     await innermost.execute_query(f"UPDATE {table} SET n = 9")
                     raise LookupError
             assert await inner.fetchval(f"SELECT sum(n) FROM {table}") == 3
-        assert not tx.connection.is_changed
+        assert not tx._connection.is_changed
     assert [1, 2] == await _numbers(database, table)
 
 
@@ -265,7 +265,7 @@ async def test_commit_on_a_lost_connection_is_no_mystery(faulty):
             await tx.execute_query("SELECT 1")
             await proxy.drop_connections()
             async with asyncio.timeout(20):
-                while not tx.connection.is_closed():
+                while not tx._connection.is_closed():
                     await asyncio.sleep(0.01)
 
 

@@ -20,9 +20,12 @@ from svcframework.errors import (
 from svcframework_postgres.codecs import Codec
 from svcframework_postgres.config import PostgresConfig, address_of
 from svcframework_postgres.connections import Connection, connect
+from svcframework_postgres.errors import DRIVER_ERRORS
 from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.lending import PoolStatistics
 from svcframework_postgres.pool import PostgresPool
+
+_CLOSE_TIMEOUT = 1.0  # seconds to take leave of the server
 
 
 class HasDsn(Protocol):
@@ -102,9 +105,9 @@ class ConnectionManager:
         self._recent.clear()
         for task in (*self._opening.values(), *self._connecting):
             task.cancel()
-        for connection in tuple(self._outside):
-            connection.terminate()
-        await asyncio.gather(*(pool.close(timeout=timeout) for pool in pools))
+        await asyncio.gather(
+            *(pool.close(timeout=timeout) for pool in pools), *(_close(connection) for connection in self._outside)
+        )
         await asyncio.gather(*self._opening.values(), *self._connecting, return_exceptions=True)
         self._all.clear()
 
@@ -305,6 +308,15 @@ def _check_name(database_name: object) -> None:
     if not isinstance(database_name, str) or not database_name.strip():
         raise ValueError(f"{database_name!r} names no database; pass the tenant's own")
     Identifier(database_name)
+
+
+async def _close(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=_CLOSE_TIMEOUT)
+    except DRIVER_ERRORS:
+        pass
+    finally:
+        connection.terminate()
 
 
 def _end(task: asyncio.Task[Connection]) -> None:
