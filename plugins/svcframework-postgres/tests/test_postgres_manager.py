@@ -207,7 +207,7 @@ async def test_connection_that_comes_too_late_is_closed(database):
 async def test_connection_to_nowhere_is_a_typed_error(postgres):
     """A server that is gone or silent is told as by any other call."""
     async with FaultProxy(postgres.dsn) as proxy:
-        service = PostgresService(PostgresConfig(dsn=proxy.through(postgres.dsn), connect_timeout=0.5, stop_timeout=1))
+        service = PostgresService(PostgresConfig(dsn=proxy.through(postgres.dsn), connect_timeout=1.5, stop_timeout=1))
         await service.on_startup()
         await proxy.refuse()
         with pytest.raises(ConnectionFailedError):

