@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from svcframework_postgres.copying import CopyOptions
     from svcframework_postgres.errors import TransactionConflictError, TransactionOutcomeUnknownError
     from svcframework_postgres.identifiers import Identifier
-    from svcframework_postgres.lending import PoolStatistics
     from svcframework_postgres.manager import ConnectionManager, HasDsn, PoolHealth
     from svcframework_postgres.pool import PostgresPool
+    from svcframework_postgres.poolstatistics import PoolStatistics
     from svcframework_postgres.service import AuroraService, PostgresService
     from svcframework_postgres.streaming import PostgresStream
     from svcframework_postgres.transaction import PostgresTransaction
@@ -46,7 +46,7 @@ _HOME = {
     "HasDsn": "manager",
     "Identifier": "identifiers",
     "PoolHealth": "manager",
-    "PoolStatistics": "lending",
+    "PoolStatistics": "poolstatistics",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
     "PostgresService": "service",
