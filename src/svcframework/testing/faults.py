@@ -43,8 +43,12 @@ _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 class Fault:
     """What the network does: a kind, and its amount in seconds, bytes, or bytes per second."""
 
-    kind: Literal["pass", "latency", "black_hole", "refuse", "reset", "reset_after", "slow"] = "pass"
+    kind: Literal["pass", "latency", "black_hole", "half_open", "refuse", "reset", "reset_after", "slow"] = "pass"
     amount: float = 0.0
+
+    def holds_back(self, *, answers: bool) -> bool:
+        """Nothing gets through in this direction: of the questions, or of the answers."""
+        return self.kind == "black_hole" or (self.kind == "half_open" and answers)
 
 
 @dataclass(eq=False, slots=True)
@@ -136,6 +140,10 @@ class FaultProxy:
     async def black_hole(self) -> None:
         """Accept connections and data, and let nothing through."""
         await self._switch(Fault("black_hole"))
+
+    async def half_open(self) -> None:
+        """Let questions through to the server, and no answer back: half of each connection is dead."""
+        await self._switch(Fault("half_open"))
 
     async def refuse(self) -> None:
         """Refuse new connections and reset the open ones: the server's machine is up, the server isn't."""
@@ -274,7 +282,7 @@ class FaultProxy:
                 try:
                     data = await source.receive()
                 except anyio.EndOfStream:
-                    while self._fault.kind == "black_hole":
+                    while self._fault.holds_back(answers=answers):
                         await self._changed.wait()
                     await sink.send_eof()
                     return
@@ -287,7 +295,7 @@ class FaultProxy:
             await anyio.sleep(self._fault.amount)
         while data:
             fault, piece = self._fault, data
-            if fault.kind == "black_hole":
+            if fault.holds_back(answers=answers):
                 await self._changed.wait()
                 continue
             if fault.kind == "slow":

@@ -1,0 +1,71 @@
+"""Every fault on a real server, and what the service promises under it; `make faults` writes the results down."""
+
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from svcframework.testing import FaultConformance
+from svcframework_embedded import EmbeddedValkey
+from svcframework_embedded.config import EmbeddedValkeyConfig
+from svcframework_embedded.testing import ValkeyHandle, served
+from svcframework_redis import RedisService
+
+
+@contextmanager
+def own_server(**settings):
+    server = EmbeddedValkey(EmbeddedValkeyConfig(**settings))
+    with served(server) as portal:
+        yield ValkeyHandle(server, portal)
+
+
+@pytest.fixture(scope="module")
+def own_valkey():
+    """A server that only these tests kill."""
+    with own_server() as server:
+        yield server
+
+
+class TestRedisFaults(FaultConformance):
+    service = RedisService
+    server = "own_valkey"
+    settings = {"max_connections": 3}
+    limits = {"timeout": 0.3, "connect_timeout": 0.3, "acquire_timeout": 0.3}
+    limit = 0.3
+    pool_size = 3
+    not_applicable = {"overloaded": "no HTTP"}
+
+    async def call(self, service, key):
+        return (await service.execute("ECHO", key)).decode()
+
+    async def slow_call(self, service, seconds):
+        return await service.execute("BLPOP", "faults:empty", seconds, timeout=seconds + 1)
+
+    async def pooled_call(self, service, key):
+        await service.execute("RPUSH", f"faults:{key}", key)
+        _, found = await service.execute("BLPOP", f"faults:{key}", 0.2)
+        return found.decode()
+
+    async def change(self, service, key):
+        """Two keys that belong together, in one script: both are new, or neither is."""
+        both = "redis.call('SET', KEYS[1], ARGV[1]); redis.call('SET', KEYS[2], ARGV[1])"
+        await service.execute("EVAL", both, 2, "{faults}:left", "{faults}:right", key)
+
+    async def check_changes(self, service):
+        left, right = await service.mget(["{faults}:left", "{faults}:right"])
+        assert left == right
+        assert left is not None
+
+    @asynccontextmanager
+    async def rotated_password(self, server):
+        async with Redis.from_url(server.url) as admin:
+            (old,) = (await admin.config_get("requirepass")).values()
+            await admin.config_set("requirepass", "another")
+            await admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            try:
+                yield
+            finally:
+                await admin.config_set("requirepass", old)
+
+    def server_on(self, folder):
+        return own_server(data_dir=folder / "data")
