@@ -1,39 +1,30 @@
 """Every fault on a real server, and what the service promises under it; `make faults` writes the results down."""
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 
 from svcframework.testing import FaultConformance
-from svcframework_embedded import EmbeddedPostgres
-from svcframework_embedded.config import EmbeddedPostgresConfig
-from svcframework_embedded.testing import PostgresHandle, served
+from svcframework_embedded.testing import own_postgres
 from svcframework_postgres import PostgresService
 
 
-@contextmanager
-def own_server(**settings):
-    server = EmbeddedPostgres(EmbeddedPostgresConfig(**settings))
-    with served(server) as portal:
-        yield PostgresHandle(server, portal)
-
-
 @pytest.fixture(scope="module")
-def own_postgres():
+def mortal_server():
     """A server that only these tests kill."""
-    with own_server() as server:
+    with own_postgres() as server:
         yield server
 
 
 class TestPostgresFaults(FaultConformance):
     service = PostgresService
-    server = "own_postgres"
+    server = "mortal_server"
     settings = {"pool_max_size": 3}
     limits = {"command_timeout": 0.3, "connect_timeout": 0.3, "acquire_timeout": 0.3}
     limit = 0.3
     pool_size = 3
-    not_applicable = {"overloaded": "no HTTP"}
+    not_applicable = {"overloaded": "PostgreSQL speaks no HTTP"}
 
     async def call(self, service, key):
         return (await service.execute_one("SELECT $1::text AS key", key))["key"]
@@ -69,4 +60,4 @@ class TestPostgresFaults(FaultConformance):
             await admin.close()
 
     def server_on(self, folder):
-        return own_server(data_dir=folder / "data")
+        return own_postgres(data_dir=folder / "data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import random
@@ -30,6 +31,7 @@ class Cancelling(Enduring):
 
     async def test_call_is_cancelled_at_each_await(self, server_address: str) -> None:
         """Wherever a call is cancelled, the next one gets its own answer, and nothing stays behind."""
+        self._need_asyncio("cancelled")
         with self._trial("cancelled") as trial:
             trial.excuse("ab", "the caller itself gave up, and nothing is wrong with the server")
             async with (
@@ -60,6 +62,7 @@ class Cancelling(Enduring):
 
     async def test_start_is_cancelled_at_each_await(self, server_address: str) -> None:
         """Wherever a start is cancelled, the stop that follows closes everything."""
+        self._need_asyncio("start_cancelled")
         with self._trial("start_cancelled") as trial:
             trial.excuse("abc", "the caller itself gave up, and nothing is wrong with the server")
             async with self._observed(trial, server_address), FaultProxy(server_address) as proxy:
@@ -116,6 +119,12 @@ class Cancelling(Enduring):
             for _ in range(16):
                 callers.start_soon(caller)
         return cancelled
+
+    def _need_asyncio(self, fault: str) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._skip(fault, "the steps are counted on asyncio")
 
 
 def _steps() -> Iterator[int]:

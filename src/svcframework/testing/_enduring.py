@@ -20,7 +20,17 @@ from svcframework.errors import ShutdownError
 from svcframework.service import BaseService
 from svcframework.testing._stage import SLACK, Stage, staged
 from svcframework.testing._subject import Subject
-from svcframework.testing._trials import PROMISES, Cell, Surroundings, Trial, disguises, journal, left_behind, record
+from svcframework.testing._trials import (
+    FAULTS,
+    PROMISES,
+    Cell,
+    Surroundings,
+    Trial,
+    disguises,
+    journal,
+    left_behind,
+    record,
+)
 
 PATIENCE = 5.0  # seconds in which a call must have ended at the default settings
 RECOVERY = 10.0  # seconds in which a service must be well again after a fault
@@ -47,6 +57,12 @@ class Enduring(Subject):
     not_applicable: ClassVar[Mapping[str, str]] = {}
     """Reasons by fault: `disk_full`, `overloaded`, `password_rotated`, `pool_exhausted`, `process_killed`, …; or by
     fault and promise: `pool_exhausted/b`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = sorted({key.partition("/")[0] for key in cls.not_applicable} - FAULTS.keys())
+        if unknown:
+            raise TypeError(f"{cls.__name__}.not_applicable names no fault: {unknown}; there are {', '.join(FAULTS)}")
 
     # --- what a plugin says of its service --------------------------------------------------------------
 

@@ -33,6 +33,29 @@ PROMISES: Mapping[str, str] = {
 }
 """What holds under every fault, by the letter it has in the docs."""
 
+FAULTS: Mapping[str, str] = {
+    "server_killed": "kill -9 of the server, and a restart",
+    "black_hole": "connections are accepted, nothing gets through",
+    "black_hole_defaults": "the same with no setting changed",
+    "half_open": "questions arrive, answers don't",
+    "refuse": "connections are refused",
+    "reset": "connections are reset, also new ones",
+    "reset_in_answer": "a reset in the middle of an answer",
+    "slow": "one byte per second",
+    "dns_failure": "the host's name is not known",
+    "dns_silent": "the resolver does not answer",
+    "wrong_password": "the password is wrong from the start",
+    "password_rotated": "the server gets another password, and the old one back",
+    "pool_exhausted": "all connections are in use",
+    "overloaded": "429 and 503 with Retry-After",
+    "disk_full": "the server's disk is full",
+    "cancelled": "a call is cancelled at each of its awaits",
+    "start_cancelled": "the start is cancelled at each of its awaits",
+    "cancel_fuzz": "thousands of interleaved calls, cancelled anywhere",
+    "process_killed": "kill -9 of our own process, at any moment of its work",
+}
+"""What is done to a service, in the order of the docs."""
+
 RECORD = "SVC_FAULT_RECORD"
 """The environment variable that names a file: every judged cell is appended to it, a line of JSON each."""
 

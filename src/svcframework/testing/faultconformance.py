@@ -2,7 +2,7 @@
 
 class TestRedisFaults(FaultConformance):
     service = RedisService
-    server = "own_valkey"                          # a fixture with `url` or `dsn`, `kill()` and `restart()`
+    server = "mortal_server"                       # a fixture with `url` or `dsn`, `kill()` and `restart()`
     limits = {"timeout": 0.4, "connect_timeout": 0.4}
     limit = 0.4
 
@@ -101,7 +101,7 @@ class FaultConformance(Cancelling):
 
     async def test_black_hole_at_the_default_limits(self, server_address: str) -> None:
         """Without a setting a call ends within 5 s."""
-        with self._trial("black_hole, default limits") as trial:
+        with self._trial("black_hole_defaults") as trial:
             trial.excuse("bcdef", "judged with short limits, in the line of black_hole")
             async with FaultProxy(server_address) as proxy:
                 services = self.make_services(proxy.through(server_address))

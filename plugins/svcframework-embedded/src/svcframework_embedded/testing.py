@@ -91,23 +91,45 @@ def served(server: EmbeddedServer[Any]) -> Iterator[BlockingPortal]:
         yield portal
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresHandle]:
-    """A throwaway PostgreSQL for the whole test run, with a `dsn`; tests may kill and restart it."""
+@contextmanager
+def own_postgres(**settings: Any) -> Iterator[PostgresHandle]:
+    """A throwaway PostgreSQL for the length of a block: for tests that kill it, or that need settings of their own.
+
+    Args:
+        **settings: Those of `EmbeddedPostgresConfig`.
+    """
     from svcframework_embedded.config import EmbeddedPostgresConfig  # noqa: PLC0415 - see above
     from svcframework_embedded.postgres import EmbeddedPostgres  # noqa: PLC0415 - see above
 
-    server = EmbeddedPostgres(EmbeddedPostgresConfig())
+    server = EmbeddedPostgres(EmbeddedPostgresConfig(**settings))
     with served(server) as portal:
         yield PostgresHandle(server, portal)
+
+
+@contextmanager
+def own_valkey(**settings: Any) -> Iterator[ValkeyHandle]:
+    """A throwaway Valkey for the length of a block; see `own_postgres`.
+
+    Args:
+        **settings: Those of `EmbeddedValkeyConfig`.
+    """
+    from svcframework_embedded.config import EmbeddedValkeyConfig  # noqa: PLC0415 - see above
+    from svcframework_embedded.valkey import EmbeddedValkey  # noqa: PLC0415 - see above
+
+    server = EmbeddedValkey(EmbeddedValkeyConfig(**settings))
+    with served(server) as portal:
+        yield ValkeyHandle(server, portal)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresHandle]:
+    """A throwaway PostgreSQL for the whole test run, with a `dsn`; tests may kill and restart it."""
+    with own_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyHandle]:
     """A throwaway Valkey for the whole test run, with a `url`; tests may kill and restart it."""
-    from svcframework_embedded.config import EmbeddedValkeyConfig  # noqa: PLC0415 - see above
-    from svcframework_embedded.valkey import EmbeddedValkey  # noqa: PLC0415 - see above
-
-    server = EmbeddedValkey(EmbeddedValkeyConfig())
-    with served(server) as portal:
-        yield ValkeyHandle(server, portal)
+    with own_valkey() as server:
+        yield server
