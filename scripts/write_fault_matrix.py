@@ -109,7 +109,18 @@ def main(arguments: list[str]) -> int:
     suites = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*/tests/test_*_fault_conformance.py"))
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "cells"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suites, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--timeout",
+            "600",
+            *suites,
+            *arguments,
+        ]
         environ = {"SVC_FAULT_ROUNDS": ROUNDS, **os.environ, RECORD: str(record)}
         code = subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
         cells = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]

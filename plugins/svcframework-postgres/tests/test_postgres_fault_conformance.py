@@ -1,8 +1,5 @@
 """Every fault on a real server, and what the service promises under it; `make faults` writes the results down."""
 
-from contextlib import asynccontextmanager
-
-import asyncpg
 import pytest
 
 from svcframework.testing import FaultConformance
@@ -45,19 +42,6 @@ class TestPostgresFaults(FaultConformance):
         assert (await service.execute_one("SELECT count(*) AS n FROM changes"))["n"] > 0
         async with service.transaction() as tx:
             await tx.execute("LOCK TABLE changes IN ACCESS EXCLUSIVE MODE NOWAIT")
-
-    @asynccontextmanager
-    async def rotated_password(self, server):
-        admin = await asyncpg.connect(server.dsn)
-        old = await admin.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = current_user")
-        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL"
-        try:
-            await admin.execute("ALTER ROLE postgres PASSWORD 'another'")
-            await admin.execute(f"SELECT pg_terminate_backend(pid) {others}")
-            yield
-        finally:
-            await admin.execute(f"ALTER ROLE postgres PASSWORD '{old}'")
-            await admin.close()
 
     def server_on(self, folder):
         return own_postgres(data_dir=folder / "data")

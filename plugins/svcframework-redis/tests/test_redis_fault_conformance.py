@@ -1,9 +1,6 @@
 """Every fault on a real server, and what the service promises under it; `make faults` writes the results down."""
 
-from contextlib import asynccontextmanager
-
 import pytest
-from redis.asyncio import Redis
 
 from svcframework.testing import FaultConformance
 from svcframework_embedded.testing import own_valkey
@@ -49,17 +46,6 @@ class TestRedisFaults(FaultConformance):
         left, right = await service.mget(["{faults}:left", "{faults}:right"])
         assert left == right
         assert left is not None
-
-    @asynccontextmanager
-    async def rotated_password(self, server):
-        async with Redis.from_url(server.url) as admin:
-            (old,) = (await admin.config_get("requirepass")).values()
-            await admin.config_set("requirepass", "another")
-            await admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            try:
-                yield
-            finally:
-                await admin.config_set("requirepass", old)
 
     def server_on(self, folder):
         return own_valkey(data_dir=folder / "data")

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from svcframework.testing._driving import driven
-from svcframework.testing._enduring import AFTER, RECOVERY, Enduring, scaled
+from svcframework.testing._enduring import AFTER, RECOVERY, Enduring, rounds
 from svcframework.testing._stage import SLACK, Stage
 from svcframework.testing._stepping import cancelled_after_turns, cancelled_at_wait
 from svcframework.testing.faults import FaultProxy
@@ -90,8 +90,11 @@ class Cancelling(Enduring):
         """After thousands of interleaved calls, cancelled anywhere, each answer was that of its own question."""
         with self._trial("cancel_fuzz") as trial:
             trial.excuse("abe", "the callers themselves gave up, and nothing is wrong with the server")
-            async with self._observed(trial, server_address), self._staged(trial, server_address) as stage:
-                cancelled = await self._fuzz(stage, scaled(self.fuzz_calls))
+            async with (
+                self._observed(trial, server_address, rounds=rounds()),
+                self._staged(trial, server_address) as stage,
+            ):
+                cancelled = await self._fuzz(stage, rounds() * self.fuzz_calls)
                 await stage.ask_many(AFTER, must="answer")
                 trial.expect("c", cancelled > 0, "no call was cancelled")
                 trial.keep("c", f"{stage.answers:,} answers, {cancelled:,} calls cancelled")

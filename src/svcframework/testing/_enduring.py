@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from svcframework.errors import ShutdownError
@@ -90,9 +91,14 @@ class Enduring(Subject):
         """Assert that no change is half done, and that none that never ended stands in the way of others."""
         raise NotImplementedError(_missing("check_changes", "process_killed"))
 
-    def rotated_password(self, server: Any) -> AbstractAsyncContextManager[None]:
-        """Give the server another password and cut every connection; the old one is back after the block."""
-        raise NotImplementedError(_missing("rotated_password", "password_rotated"))
+    def rotated_password(self, server: Any) -> AbstractAsyncContextManager[object]:
+        """Give the server another password and cut every connection; the old one is back after the block.
+
+        As it is, it takes the `rotated_password()` of the server itself, as those of svcframework-embedded have it.
+        """
+        if not hasattr(server, "rotated_password"):
+            raise NotImplementedError(_missing("rotated_password", "password_rotated"))
+        return _threaded(server.rotated_password())
 
     def server_on(self, folder: Path) -> AbstractContextManager[Any]:
         """A server of its own, as `server` gives it, whose data is in `folder`; for `disk_full`."""
@@ -150,8 +156,14 @@ class Enduring(Subject):
         trial.texts += stage.texts
 
     @contextlib.asynccontextmanager
-    async def _observed(self, trial: Trial, address: str) -> AsyncIterator[None]:
-        """Judge what the block leaves behind, what it logs, and whether anything that was said holds the password."""
+    async def _observed(self, trial: Trial, address: str, *, rounds: int = 1) -> AsyncIterator[None]:
+        """Judge what the block leaves behind, what it logs, and whether anything that was said holds the password.
+
+        Args:
+            trial: Where the verdict goes.
+            address: With the password.
+            rounds: It may log so many times as much.
+        """
         before = Surroundings.now()
         with journal() as logged:
             yield
@@ -160,7 +172,9 @@ class Enduring(Subject):
         for line in logged.stray:
             trial.broke("d", f"an error that nobody looked at: {line}")
         trial.keep("d")
-        trial.expect("f", len(logged.lines) <= self.log_limit, f"{len(logged.lines)} lines: {_most(logged.lines)}")
+        trial.expect(
+            "f", len(logged.lines) <= rounds * self.log_limit, f"{len(logged.lines)} lines: {_most(logged.lines)}"
+        )
         password = urlsplit(address).password
         for secret in disguises(password) if password else []:
             found = [text for text in [logged.text, *trial.texts] if secret in text]
@@ -246,13 +260,23 @@ def _missing(hook: str, fault: str) -> str:
     return f"write {hook}(), or say in not_applicable[{fault!r}] why there is nothing to test"
 
 
+@contextlib.asynccontextmanager
+async def _threaded(manager: AbstractContextManager[object]) -> AsyncIterator[object]:
+    """A context manager that blocks, as one that doesn't."""
+    value = await anyio.to_thread.run_sync(manager.__enter__)
+    try:
+        yield value
+    finally:
+        await anyio.to_thread.run_sync(manager.__exit__, None, None, None)
+
+
 def seconds_text(amount: float) -> str:
     return f"{amount:.2f} s"
 
 
-def scaled(count: int) -> int:
-    """A number of rounds, more of them where the environment asks for a long test."""
-    return count * int(os.environ.get("SVC_FAULT_ROUNDS", "1"))
+def rounds() -> int:
+    """How many times as long as usual a test of chance may take; the environment says so."""
+    return int(os.environ.get("SVC_FAULT_ROUNDS", "1"))
 
 
 def _most(lines: list[str]) -> str:

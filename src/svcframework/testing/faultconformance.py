@@ -32,7 +32,7 @@ import pytest
 from svcframework.errors import ServiceFrameworkError
 from svcframework.testing._cancelling import Cancelling
 from svcframework.testing._driving import driven
-from svcframework.testing._enduring import AFTER, BURST, PATIENCE, RECOVERY, scaled, seconds_text
+from svcframework.testing._enduring import AFTER, BURST, PATIENCE, RECOVERY, rounds, seconds_text
 from svcframework.testing._stage import SLACK, Names, Stage, staged
 from svcframework.testing._subject import address_of
 from svcframework.testing._trials import Trial
@@ -41,6 +41,7 @@ from svcframework.testing.faults import FaultProxy
 
 __all__ = ["FaultConformance"]
 
+_DEATHS = 40  # times at most that a process of ours is killed
 _CUT = 5_000  # bytes of an answer that come through before the connection breaks
 
 
@@ -262,19 +263,19 @@ class FaultConformance(Cancelling):
             async with self._observed(trial, server_address), self._staged(trial, server_address) as stage:
                 await self.change(stage.service, "before")
                 program = [sys.executable, "-m", "svcframework.testing._victim", str(request.path)]
-                rounds = scaled(6)
+                deaths = min(6 * rounds(), _DEATHS)
                 done = await anyio.run_process(
-                    [*program, type(self).__qualname__, str(rounds)],
+                    [*program, type(self).__qualname__, str(deaths)],
                     input=server_address.encode(),
                     stderr=subprocess.STDOUT,
                     check=False,
                 )
-                assert str(rounds) == done.stdout.decode(), "a child did not work until it was killed"
+                assert str(deaths) == done.stdout.decode(), "a child did not work until it was killed"
                 await self.change(stage.service, "after")
                 await self.check_changes(stage.service)
                 await stage.ask_many(AFTER, must="answer")
                 trial.keep("a", f"{stage.answers} calls of others")
-                trial.keep("c", f"{rounds} deaths, no change half done")
+                trial.keep("c", f"{deaths} deaths, no change half done")
 
 
 def _waited(function: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:

@@ -5,6 +5,7 @@ They are plain (not async) fixtures, so tests of every kind can use them, on any
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,19 @@ class ServerHandle:
     def kill(self) -> None:
         """Kill it with SIGKILL; returns when it is dead."""
         self._portal.call(self.server.kill)
+
+    @contextmanager
+    def rotated_password(self) -> Iterator[None]:
+        """For the length of a block the server takes another password than the one in its address.
+
+        Every connection is ended at the beginning.
+        """
+        change = getattr(self.server, "change_password")  # noqa: B009 - the base class has none
+        self._portal.call(change, secrets.token_hex(8))
+        try:
+            yield
+        finally:
+            self._portal.call(change)
 
     def restart(self) -> None:
         """Start it again on the same port and data, stopping it first if it runs; returns when it serves."""
