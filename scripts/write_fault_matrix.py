@@ -24,7 +24,7 @@ from svcframework.testing._trials import FAULTS, PROMISES, RECORD
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "faults.md"
-ROUNDS = "20"  # times the work of an ordinary run: the cancel fuzz then has 100,000 calls
+ROUNDS = "50"  # times the work of an ordinary run: the cancel fuzz then has 100,000 calls
 
 INTRODUCTION = """# Faults
 

@@ -23,7 +23,7 @@ from svcframework.config import SecretUrl
 from svcframework.errors import ConnectionFailedError, ServiceTimeoutError
 from svcframework.testing import FaultConformance, small_disk
 from svcframework.testing._stepping import cancelled_after_turns, cancelled_at_wait
-from svcframework.testing._trials import PROMISES, RECORD, Surroundings, Trial, disguises, journal, left_behind
+from svcframework.testing._trials import FAULTS, PROMISES, RECORD, Surroundings, Trial, disguises, journal, left_behind
 
 PASSWORD = "canary-5fc2a1d0"
 
@@ -436,3 +436,14 @@ def test_matrix_is_written_from_the_record(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert "| connections are refused | 0.3 s | **failed** (1) | not run | yes | n/a (2) | not run |" in done.stdout
     assert "1. too late\n2. no stop" in done.stdout
+
+
+def test_matrix_in_the_docs_is_whole() -> None:
+    """Every fault has its row for each service, every cell was judged, and none has failed."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "reference" / "faults.md").read_text(encoding="utf-8")
+    sections = page.split("\n## ")[2:]
+    assert ["Postgres", "Redis"] <= [section.splitlines()[0] for section in sections]
+    for section in sections:
+        rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+        assert list(FAULTS.values()) == [row.split("|")[1].strip() for row in rows]
+        assert [] == [row for row in rows if "not run" in row or "failed" in row]

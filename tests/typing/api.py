@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
-from typing import Any, assert_type
+from pathlib import Path
+from typing import Any, ClassVar, assert_type
 
 from dependency_injector.containers import Container
 from fastapi import FastAPI
@@ -384,12 +386,32 @@ class TestGreetingConformance(ServiceConformance):
     server = "valkey_server"
 
 
+class TestGreetingFaults(FaultConformance):
+    """And what its service stands."""
+
+    service = GreetingService
+    server = "mortal_server"
+    limits: ClassVar[Mapping[str, Any]] = {"timeout": 0.3}
+    limit = 0.3
+    not_applicable: ClassVar[Mapping[str, str]] = {"disk_full": "it has no disk"}
+
+    async def call(self, service: GreetingService, key: str) -> str:
+        return key
+
+    @contextmanager
+    def server_on(self, folder: Path) -> Iterator[str]:
+        with small_disk(megabytes=8) as disk:
+            assert_type(disk, Path)
+            yield "redis://localhost"
+
+
 async def faults() -> None:
     """Faults on command."""
     async with FaultProxy("redis://localhost:6379") as proxy:
         assert_type(proxy.port, int)
         async with proxy.during(proxy.black_hole):
             await proxy.pass_on()
+        await proxy.half_open()
 
 
 def time_limits() -> None:

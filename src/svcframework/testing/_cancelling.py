@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import random
+import time
 from collections.abc import Iterator
 
 import anyio
@@ -18,6 +19,8 @@ from svcframework.testing._stepping import cancelled_after_turns, cancelled_at_w
 from svcframework.testing.faults import FaultProxy
 
 _FURTHEST = 3_000  # steps after which a call that has not ended is not cancelled later any more
+_LONGEST = 2.0  # seconds after which the steps of a slow call come further and further apart
+_LINES_PER_FAULT = 4  # log lines: a connection is lost, health turns, both come back
 
 _CANCELLATIONS = (
     cancelled_after_turns,
@@ -53,6 +56,7 @@ class Cancelling(Enduring):
                 for step in _steps():
                     if is_cold:
                         await proxy.drop_connections()
+                        stage.trial.more_lines += _LINES_PER_FAULT
                     reached, _ = await cancelled(stage.ask, step)
                     await stage.ask(must="answer")
                     steps += 1
@@ -90,10 +94,8 @@ class Cancelling(Enduring):
         """After thousands of interleaved calls, cancelled anywhere, each answer was that of its own question."""
         with self._trial("cancel_fuzz") as trial:
             trial.excuse("abe", "the callers themselves gave up, and nothing is wrong with the server")
-            async with (
-                self._observed(trial, server_address, rounds=rounds()),
-                self._staged(trial, server_address) as stage,
-            ):
+            trial.more_lines = self.log_limit * rounds()  # it is long, and health may turn back and forth
+            async with self._observed(trial, server_address), self._staged(trial, server_address) as stage:
                 cancelled = await self._fuzz(stage, rounds() * self.fuzz_calls)
                 await stage.ask_many(AFTER, must="answer")
                 trial.expect("c", cancelled > 0, "no call was cancelled")
@@ -131,8 +133,9 @@ class Cancelling(Enduring):
 
 
 def _steps() -> Iterator[int]:
-    """Every step of a call; of a very long one, further apart the later they are."""
-    step = 0
+    """Every step of a call, from the first; of a call with very many, or slow ones, only some of the later ones."""
+    step, began = 0, time.monotonic()
     while step < _FURTHEST:
-        step += 1 + step // 50
+        is_late = time.monotonic() - began > _LONGEST * rounds()
+        step += 1 + step // (2 if is_late else 50)
         yield step

@@ -53,7 +53,7 @@ class Enduring(Subject):
     """How many `slow_call`s at a time leave no connection for a call."""
     log_limit: ClassVar[int] = 40
     """Log lines, of level info and worse, that one fault may cost, however many calls fail."""
-    fuzz_calls: ClassVar[int] = 5_000
+    fuzz_calls: ClassVar[int] = 2_000
     """Calls of the cancel fuzz."""
     not_applicable: ClassVar[Mapping[str, str]] = {}
     """Reasons by fault: `disk_full`, `overloaded`, `password_rotated`, `pool_exhausted`, `process_killed`, …; or by
@@ -156,14 +156,8 @@ class Enduring(Subject):
         trial.texts += stage.texts
 
     @contextlib.asynccontextmanager
-    async def _observed(self, trial: Trial, address: str, *, rounds: int = 1) -> AsyncIterator[None]:
-        """Judge what the block leaves behind, what it logs, and whether anything that was said holds the password.
-
-        Args:
-            trial: Where the verdict goes.
-            address: With the password.
-            rounds: It may log so many times as much.
-        """
+    async def _observed(self, trial: Trial, address: str) -> AsyncIterator[None]:
+        """Judge what the block leaves behind, what it logs, and whether anything that was said holds the password."""
         before = Surroundings.now()
         with journal() as logged:
             yield
@@ -172,9 +166,8 @@ class Enduring(Subject):
         for line in logged.stray:
             trial.broke("d", f"an error that nobody looked at: {line}")
         trial.keep("d")
-        trial.expect(
-            "f", len(logged.lines) <= rounds * self.log_limit, f"{len(logged.lines)} lines: {_most(logged.lines)}"
-        )
+        few = len(logged.lines) <= self.log_limit + trial.more_lines
+        trial.expect("f", few, f"{len(logged.lines)} lines: {_most(logged.lines)}")
         password = urlsplit(address).password
         for secret in disguises(password) if password else []:
             found = [text for text in [logged.text, *trial.texts] if secret in text]

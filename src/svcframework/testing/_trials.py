@@ -97,6 +97,8 @@ class Trial:
         self.subject, self.fault = subject, fault
         self.texts: list[str] = []
         """What callers and operators were told: searched for secrets."""
+        self.more_lines = 0
+        """Log lines that are allowed on top of the usual number, because more happens than usual."""
         self._notes: dict[str, list[str]] = {}
         self._broken: dict[str, list[str]] = {}
         self._excused: dict[str, str] = {}

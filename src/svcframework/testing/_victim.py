@@ -52,6 +52,16 @@ async def work(suite: Any, address: str, ready: int) -> None:
             ready = 0
 
 
+async def warm_up(suite: Any, address: str) -> None:
+    """Change one thing, so that whatever is imported late is there before the children are."""
+    services = suite.make_services(address)
+    for service in services:
+        await service.on_startup()
+    await suite.change(services[-1], "warm")
+    for service in reversed(services):
+        await service.on_shutdown()
+
+
 def one_round(suite: Any, address: str, chance: random.Random) -> bool:
     """Fork, let the child work, kill it.
 
@@ -81,6 +91,7 @@ def main() -> int:
     file, name, rounds = sys.argv[1:]
     suite, chance = load_suite(Path(file), name), random.Random(7)  # noqa: S311 - moments, not secrets
     address = sys.stdin.read().strip()  # not an argument, which everybody can see
+    anyio.run(warm_up, suite, address)
     sys.stdout.write(str(sum(one_round(suite, address, chance) for _ in range(int(rounds)))))
     return 0
 

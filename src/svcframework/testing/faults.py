@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, UNIXSocketStream
 
 from svcframework.errors import IllegalStateError
 
@@ -36,6 +36,7 @@ _DEFAULT_PORTS = {
     "nats": 4222,
     "amqp": 5672,
 }
+_QUEUE_FULL = 0.005  # seconds until a unix socket whose server has too many waiting is asked again
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
@@ -316,8 +317,25 @@ class FaultProxy:
 
 async def _connect(target: Target) -> SocketStream:
     if isinstance(target, Path):
-        return await anyio.connect_unix(target)
+        return await _connect_unix(target)
     return await anyio.connect_tcp(*target)
+
+
+async def _connect_unix(path: Path) -> UNIXSocketStream:
+    """Connect as anyio does, whose own leaves the loop a failing callback when cut off while the queue is full."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.setblocking(False)  # noqa: FBT003 - its only form
+    try:
+        while True:
+            try:
+                raw.connect(str(path))
+            except BlockingIOError:
+                await anyio.sleep(_QUEUE_FULL)
+            else:
+                return await UNIXSocketStream.from_socket(raw)
+    except BaseException:
+        raw.close()
+        raise
 
 
 def _linger_not(stream: SocketStream) -> None:
