@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -43,7 +43,7 @@ from svcframework.config import SecretUrl
 from svcframework.deadlines import effective_timeout, remaining
 from svcframework.integrations.fastapi import Injected, setup
 from svcframework.retry import RetryBudget
-from svcframework.testing import FaultProxy, ServiceConformance
+from svcframework.testing import FaultConformance, FaultProxy, ServiceConformance, small_disk
 from svcframework.ticks import Tick
 from svcframework_embedded import EmbeddedPostgres
 from svcframework_postgres import PostgresService
@@ -399,7 +399,7 @@ class TestGreetingFaults(FaultConformance):
         return key
 
     @contextmanager
-    def server_on(self, folder: Path) -> Iterator[str]:
+    def server_on(self, folder: Path) -> Generator[str]:
         with small_disk(megabytes=8) as disk:
             assert_type(disk, Path)
             yield "redis://localhost"

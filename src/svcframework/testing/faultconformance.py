@@ -103,7 +103,7 @@ class FaultConformance(Cancelling):
     async def test_black_hole_at_the_default_limits(self, server_address: str) -> None:
         """Without a setting a call ends within 5 s."""
         with self._trial("black_hole_defaults") as trial:
-            trial.excuse("bcdef", "judged with short limits, in the line of black_hole")
+            trial.excuse("bcdef", "judged with short limits, in the line above")
             async with FaultProxy(server_address) as proxy:
                 services = self.make_services(proxy.through(server_address))
                 async with staged(services, call=self.call, trial=trial, limit=PATIENCE) as stage:
