@@ -82,6 +82,14 @@ def translated(operation: str, seconds: float, *, connecting: bool = False) -> I
         raise translate(error, operation, seconds) from error
 
 
+def was_never_sent(error: BaseException) -> bool:
+    """Whether the driver refused before it sent anything, because the connection had ended, or was about to."""
+    text = str(error)
+    closed = isinstance(error, asyncpg.InterfaceError) and "connection is closed" in text
+    # A dying server has said so on an idle connection, whose end hasn't arrived yet.
+    return closed or (isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text)
+
+
 def translate(error: BaseException, operation: str, seconds: float) -> ServiceFrameworkError:
     """The error of ours that says what a driver's error means."""
     if isinstance(error, TimeoutError):
@@ -90,11 +98,8 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
         return _from_server(error, operation)
     if isinstance(error, (OSError, EOFError)):
         return ConnectionFailedError(f"{operation}: {_reason(error)}")
-    if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
-        return ConnectionFailedError(f"{operation}: the connection was closed")
-    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
-        # A dying server has said so on an idle connection, whose end hasn't arrived yet. Nothing was sent.
-        return ConnectionFailedError(f"{operation}: the connection is closing")
+    if was_never_sent(error):
+        return ConnectionFailedError(f"{operation}: the connection was closed; nothing was sent")
     return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
 
 

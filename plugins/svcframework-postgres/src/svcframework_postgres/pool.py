@@ -16,12 +16,14 @@ import asyncpg
 
 from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
+from svcframework_postgres import driver
 from svcframework_postgres.connections import Connection
-from svcframework_postgres.errors import DRIVER_ERRORS, translate
+from svcframework_postgres.errors import DRIVER_ERRORS, translate, was_never_sent
 from svcframework_postgres.lending import ConnectionLender
 from svcframework_postgres.sessions import changes_session
 from svcframework_postgres.statements import PostgresStatements, T, Work
 
+_REPEATABLE = (driver.fetch, driver.fetch_one, driver.execute)  # others may have used up what they were given
 _SHORTEST = 0.001  # seconds; the driver takes 0 for an error of its own
 
 
@@ -80,11 +82,15 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             result = await work(connection, query, args, limit)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             # The server (or the driver, before it sent anything) refused: the session is in a known state.
+            if connection.used_at and work in _REPEATABLE and was_never_sent(error):
+                return await self._on_another(connection, operation, query, work, args, timeout)
             ours = self._ours(error, operation, own)
             connection.is_changed = connection.is_changed or changes_session(query)
             await self.give_back(connection, reusable=not isinstance(ours, ConnectionFailedError))
             raise ours from error
         except DRIVER_ERRORS as error:
+            if connection.used_at and work in _REPEATABLE and was_never_sent(error):
+                return await self._on_another(connection, operation, query, work, args, timeout)
             self.discard(connection)
             raise self._ours(error, operation, own, cut=limit < own) from error
         except BaseException:
@@ -96,6 +102,12 @@ class PostgresPool(ConnectionLender, PostgresStatements):
         else:
             self._put_idle(connection)
         return result
+
+    async def _on_another(self, connection: Connection, *call: Any) -> Any:
+        """Make a call again whose connection had died while it was idle; each time there is one fewer of those."""
+        self.discard(connection)
+        self.suspect_others()
+        return await self.run(*call)
 
     def _ours(self, error: BaseException, operation: str, seconds: float, *, cut: bool = False) -> Exception:
         """Our error; what it says about the other connections is noted."""
