@@ -89,7 +89,7 @@ class Play:
         found = await asyncio.gather(*self.tasks, return_exceptions=True)
         # A backend that was killed may be found out by any later call; everything else is an error of the pool.
         known = (type(None), asyncio.CancelledError, ExternalServiceError, ServiceTimeoutError)
-        known += (asyncpg.PostgresError, asyncpg.InterfaceError)  # of the connection that was lent
+        known += (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)  # of what was lent
         assert [] == [result for result in found if not isinstance(result, known)]
         self.service.pool.retire(retired=False)
         await self.books_are_right()

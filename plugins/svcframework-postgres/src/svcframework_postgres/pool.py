@@ -82,15 +82,15 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             result = await work(connection, query, args, limit)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             # The server (or the driver, before it sent anything) refused: the session is in a known state.
-            if connection.used_at and work in _REPEATABLE and was_never_sent(error):
-                return await self._on_another(connection, operation, query, work, args, timeout)
+            if self._give_up_dead(connection, work, error):
+                return await self.run(operation, query, work, args, timeout)
             ours = self._ours(error, operation, own)
             connection.is_changed = connection.is_changed or changes_session(query)
             await self.give_back(connection, reusable=not isinstance(ours, ConnectionFailedError))
             raise ours from error
         except DRIVER_ERRORS as error:
-            if connection.used_at and work in _REPEATABLE and was_never_sent(error):
-                return await self._on_another(connection, operation, query, work, args, timeout)
+            if self._give_up_dead(connection, work, error):
+                return await self.run(operation, query, work, args, timeout)
             self.discard(connection)
             raise self._ours(error, operation, own, cut=limit < own) from error
         except BaseException:
@@ -103,11 +103,13 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             self._put_idle(connection)
         return result
 
-    async def _on_another(self, connection: Connection, *call: Any) -> Any:
-        """Make a call again whose connection had died while it was idle; each time there is one fewer of those."""
-        self.discard(connection)
+    def _give_up_dead(self, connection: Connection, work: Work[Any], error: BaseException) -> bool:
+        """Whether a call may go on with another connection, since this one had died while it was idle."""
+        if not (connection.used_at and work in _REPEATABLE and was_never_sent(error)):
+            return False
+        self.discard(connection)  # so that each time there is one fewer of those
         self.suspect_others()
-        return await self.run(*call)
+        return True
 
     def _ours(self, error: BaseException, operation: str, seconds: float, *, cut: bool = False) -> Exception:
         """Our error; what it says about the other connections is noted."""
