@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import many
 from benchmarks.data import report as data_report
+from benchmarks.data import run as data
 from benchmarks.data.contract import CONNECTIONS
 from benchmarks.data.report import DataRun
 from benchmarks.data.rows import ROWS as DATA_ROWS
@@ -52,12 +53,12 @@ def main() -> int:
         keep(as_json(run), options.json)
         progress("\n".join(verdicts(run)))
     if options.data:
-        data = data_run(options)
-        asyncio.run(compare_data(options, data))
-        skipped += data.skipped
-        publish(data_report.as_markdown(data), options.data_markdown)
-        keep(data_report.as_json(data), options.data_json)
-        progress("\n".join(data_report.told(data)))
+        found = data_run(options)
+        asyncio.run(compare_data(options, found))
+        skipped += found.skipped
+        publish(data_report.as_markdown(found), options.data_markdown)
+        keep(data_report.as_json(found), options.data_json)
+        progress("\n".join(data_report.told(found)))
     return 1 if any(name.startswith(OURS) for name, _, _ in skipped) else 0
 
 
@@ -125,10 +126,8 @@ def data_run(options: argparse.Namespace) -> DataRun:
 
 async def compare_data(options: argparse.Namespace, run: DataRun) -> None:
     """The data rows that are asked for."""
-    from benchmarks.data.run import Effort, compare_data as compare  # noqa: PLC0415 - its libraries needn't be here
-
-    effort = Effort(rounds=run.rounds, seconds=0.02 if options.quick else 0.1, trips=20 if options.quick else 100)
-    await compare(options.data, run, effort, lambda *what: skip(run, *what), progress)
+    effort = data.Effort(rounds=run.rounds, seconds=0.02 if options.quick else 0.1, trips=20 if options.quick else 100)
+    await data.compare_data(options.data, run, effort, lambda *what: skip(run, *what), progress)
 
 
 async def empty_loop() -> float:

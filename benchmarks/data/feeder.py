@@ -28,7 +28,11 @@ class Feeder:
     async def start(cls, url: str) -> Feeder:
         """Start a publisher to that server."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.data.feeder", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "benchmarks.data.feeder",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         feeder = cls(process)
         await feeder._ask({"url": url})  # by the pipe: an argument could be read by others

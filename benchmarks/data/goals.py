@@ -94,8 +94,5 @@ def verdicts(results: Mapping[str, HasTimings]) -> Iterator[Verdict]:
 
 def _ratio(row: str, goal: Goal, ours: Timing, other: Timing) -> Verdict:
     # The ratios of the same rounds, when there are any.
-    if ours.ratio and other.ratio:
-        found = other.ratio / ours.ratio
-    else:
-        found = other.median / ours.median
+    found = other.ratio / ours.ratio if ours.ratio and other.ratio else other.median / ours.median
     return Verdict(row, f"at least {goal.limit:g} x {goal.against}", f"{found:.2f}", kept=found >= goal.limit)

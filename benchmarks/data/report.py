@@ -17,10 +17,10 @@ PostgreSQL and Redis through every library, in the fastest idiom that its docume
 made by `make bench`. The servers are real, started by the run from `svcframework-embedded`. Before it is timed, each
 contestant must pass the check of its row: fifty tasks at a time, each with its own answer; every message there, once.
 
-- **What one core does.** A rate is 1 / (CPU seconds of the client + CPU seconds of the server) for one operation, both on
-  one core: what you save in the client is not moved to the server. A time is the clock's.
-- The figure in bold type or at the front is the ratio to the row's baseline, which has a rate alone, in the same
-  round: 2.0 does twice as much per second. For times, and reconnects, less is better.
+- **What one core does.** A rate is 1 / (CPU seconds of the client + CPU seconds of the server) for one operation, both
+  on one core: what is saved in the client is not moved to the server. A time is the clock's.
+- At the front is the ratio to the column's baseline, which has a rate alone, in the same round: 2.0 does twice as much
+  per second. For times less is better.
 - Medians over {rounds} rounds, interleaved; ± is half the distance between the quartiles. **Differences under 10 % are
   ties.**
 - `hand` is the limit: the tightest code written by hand for this one row (a 60-line protocol on hiredis, bare asyncpg

@@ -1,4 +1,4 @@
-"""The limit: the Redis protocol by hand, on hiredis' parser. No reconnects, no deadlines, no errors but the parser's."""
+"""The limit: the Redis protocol by hand, on hiredis' parser. No reconnects, no deadlines, no errors."""
 
 from __future__ import annotations
 

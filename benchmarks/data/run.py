@@ -231,8 +231,8 @@ class _Race:
         await server.kill()
         up = asyncio.create_task(measure.time_until(prober, interval=0.001))
         again = await measure.time_until(attempt, interval=0.002)
-        seconds = max(0.0, again - await up)
-        while server.state is not ServiceState.RUNNING:  # whoever restarts it is to know that it is up
+        seconds = max(1e-6, again - await up)  # never 0: ratios are made of it
+        while server.state is not ServiceState.RUNNING:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
         return seconds
 
@@ -251,4 +251,3 @@ def _probe_postgres(dsn: str) -> Callable[[], Any]:
         await connection.close()
 
     return probe
-

@@ -9,14 +9,22 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from benchmarks.data.contract import (
-    CONNECTIONS, ITEMS, SELECT, TEXTS, Adapter, Attempt, Bench, Operation, Trip,
+    CONNECTIONS,
+    ITEMS,
+    SELECT,
+    TEXTS,
+    Adapter,
+    Attempt,
+    Bench,
+    Operation,
+    Trip,
 )  # fmt: skip
 from benchmarks.data.pace import keep_on
 
 NOTIFY = "SELECT pg_notify($1, $2)"
 
 
-def pool_of(dsn: str) -> asyncpg.Pool:  # type: ignore[type-arg]
+def pool_of(dsn: str) -> asyncpg.Pool:
     """As large as everybody's."""
     return asyncpg.create_pool(dsn, min_size=CONNECTIONS, max_size=CONNECTIONS)
 

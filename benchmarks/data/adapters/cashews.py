@@ -27,7 +27,7 @@ async def decorated(_: Bench) -> AsyncIterator[Operation]:
     cache.setup("mem://")
 
     @cache(ttl="1h", key="kept:{key}")
-    async def function(key: str) -> str:  # noqa: ARG001, RUF029 - a source
+    async def function(key: str) -> str:  # noqa: ARG001 - a source
         return "kept"
 
     yield Operation("await function('key')", {"function": function})

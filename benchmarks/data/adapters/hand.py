@@ -11,7 +11,18 @@ from typing import Any
 import asyncpg
 
 from benchmarks.data.contract import (
-    BYTES, CONNECTIONS, ITEMS, KEYS, SELECT, TEXTS, Adapter, Attempt, Bench, Operation, Receiver, Trip,
+    BYTES,
+    CONNECTIONS,
+    ITEMS,
+    KEYS,
+    SELECT,
+    TEXTS,
+    Adapter,
+    Attempt,
+    Bench,
+    Operation,
+    Receiver,
+    Trip,
 )  # fmt: skip
 from benchmarks.data.resp import Resp
 
@@ -279,7 +290,7 @@ async def publish_trip(bench: Bench) -> AsyncIterator[Trip]:
 async def bare_await(_: Bench) -> AsyncIterator[Operation]:
     """What any async function costs."""
 
-    async def function(key: str) -> str:  # noqa: ARG001, RUF029 - what a cache is called with
+    async def function(key: str) -> str:  # noqa: ARG001 - what a cache is called with
         return "kept"
 
     yield Operation("await function('key')", {"function": function})
@@ -291,7 +302,7 @@ async def hit(_: Bench) -> AsyncIterator[Operation]:
     kept = {"key": (time.monotonic() + 3600, "kept")}
     clock = time.monotonic
 
-    async def get_kept(key: str) -> str | None:  # noqa: RUF029 - as a cache has it
+    async def get_kept(key: str) -> str | None:
         found = kept.get(key)
         return found[1] if found is not None and clock() < found[0] else None
 

@@ -12,7 +12,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from benchmarks.data.contract import (
-    BYTES, CONNECTIONS, ITEMS, KEYS, Adapter, Attempt, Bench, Operation, Receiver, Trip,
+    BYTES,
+    CONNECTIONS,
+    ITEMS,
+    KEYS,
+    Adapter,
+    Attempt,
+    Bench,
+    Operation,
+    Receiver,
+    Trip,
 )  # fmt: skip
 from benchmarks.data.pace import keep_on
 
