@@ -128,6 +128,7 @@ async def check_trip(trip: Trip, ear: Ear) -> None:
 
 def number_in(message: Any) -> int:
     """The number in a text, whatever a library has wrapped it in."""
+    message = getattr(message, "payload", message)
     if isinstance(message, Mapping):
         return int(message["id"])
     text = _searchable(message)
