@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svcframework_pubsub.client import PubSubClient
     from svcframework_pubsub.config import PubSubConfig
+    from svcframework_pubsub.default import create_pubsub_client, get_default_client, set_default_client
     from svcframework_pubsub.errors import (
         ChannelNameError,
         MalformedMessageError,
@@ -30,6 +32,7 @@ __all__ = [
     "MessageEncodingError",
     "MessageLostError",
     "MessageTooLargeError",
+    "PubSubClient",
     "PubSubConfig",
     "PubSubError",
     "PubSubService",
@@ -37,6 +40,9 @@ __all__ = [
     "SubscriptionOverflowError",
     "SubscriptionStatistics",
     "UnsupportedError",
+    "create_pubsub_client",
+    "get_default_client",
+    "set_default_client",
 ]
 
 _HOME = {
@@ -48,6 +54,7 @@ _HOME = {
     "MessageEncodingError": "errors",
     "MessageLostError": "errors",
     "MessageTooLargeError": "errors",
+    "PubSubClient": "client",
     "PubSubConfig": "config",
     "PubSubError": "errors",
     "PubSubService": "service",
@@ -55,6 +62,9 @@ _HOME = {
     "SubscriptionOverflowError": "errors",
     "SubscriptionStatistics": "subscription",
     "UnsupportedError": "errors",
+    "create_pubsub_client": "default",
+    "get_default_client": "default",
+    "set_default_client": "default",
 }
 
 
