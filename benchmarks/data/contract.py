@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -32,6 +33,14 @@ def text_of(index: int) -> str:
 KEYS = [key_of(index) for index in range(ITEMS)]
 TEXTS = [text_of(index) for index in range(ITEMS)]
 BYTES = [text.encode() for text in TEXTS]
+
+
+def enveloped() -> list[bytes]:
+    """All texts, each with an id and a time: what a message needs to be told from another, and to be dated."""
+    now, first = repr(time.time()).encode(), secrets.randbits(100)
+    return [
+        b'{"svc":1,"id":"%036x","time":%b,"data":%b}' % (first + number, now, text) for number, text in enumerate(BYTES)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

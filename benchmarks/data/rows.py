@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from benchmarks.data.contract import ITEMS, KEYS, TASKS, TEXTS, Bench, Ear, Rece
 from benchmarks.data.feeder import Feeder
 from benchmarks.data.measure import trips
 from benchmarks.data.resp import Resp
-from benchmarks.workloads import require
+from benchmarks.workloads import WrongResultError, require
 
 Once = Callable[[int], Awaitable[Any]]
 Check = Callable[[Bench, Once], Awaitable[None]]
@@ -27,6 +28,7 @@ SELECT_TABLE = "PostgreSQL: one row by its primary key"
 REDIS_PUBLISH = "Redis: publish and receive"
 POSTGRES_PUBLISH = "PostgreSQL: publish and receive"
 LOCAL = "Cache hits in this process"
+_NUMBER = re.compile(r'"id": *(\d+)\b')  # an envelope's own id is a text
 BACK = "Back after the server was killed and has restarted"
 
 
@@ -131,8 +133,10 @@ def number_in(message: Any) -> int:
     message = getattr(message, "payload", message)
     if isinstance(message, Mapping):
         return int(message["id"])
-    text = _searchable(message)
-    return int(text.partition('"id":')[2].partition(",")[0])
+    found = _NUMBER.search(_searchable(message))
+    if found is None:
+        raise WrongResultError(f"no number in {message!r}")
+    return int(found[1])
 
 
 def _searchable(message: Any) -> str:

@@ -24,8 +24,8 @@ from benchmarks.measure import race, summarise
 from svcframework import ServiceState
 
 MODULES = (
-    "hand", "svcframework", "svcframework_pubsub", "redis_py", "asyncpg", "sqlalchemy", "glide", "broadcaster",
-    "faststream", "cashews",
+    "hand", "hand_postgres", "svcframework", "svcframework_pubsub", "redis_py", "asyncpg", "sqlalchemy", "glide",
+    "broadcaster", "faststream", "cashews",
 )  # fmt: skip
 BACK_ROUNDS = 5
 HEARING = 0.02  # seconds a published message has before it counts as lost

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 from faststream.redis import RedisBroker
 
-from benchmarks.data.adapters.hand import Inbox
 from benchmarks.data.contract import ITEMS, TEXTS, Adapter, Bench, Operation, Receiver, Trip
+from benchmarks.data.inbox import Inbox
 from benchmarks.data.rows import captured
 
 

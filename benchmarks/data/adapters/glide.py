@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 from glide import Batch, GlideClient, GlideClientConfiguration, Logger, LogLevel, NodeAddress, ServerCredentials
 
-from benchmarks.data.adapters.hand import Inbox
 from benchmarks.data.contract import BYTES, ITEMS, KEYS, Adapter, Attempt, Bench, Operation, Receiver, Trip
+from benchmarks.data.inbox import Inbox
 
 Logger.init(LogLevel.OFF)
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from benchmarks.data.adapters.hand import Inbox
 from benchmarks.data.contract import CONNECTIONS, ITEMS, TEXTS, Adapter, Bench, Operation, Receiver, Trip
+from benchmarks.data.inbox import Inbox
 from benchmarks.data.rows import captured
 from svcframework import ServiceContainer, ServiceHost, providers
 from svcframework_postgres import PostgresService
