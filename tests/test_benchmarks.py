@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from benchmarks.data.contract import Operation
+from benchmarks.data.contract import BYTES, ITEMS, Operation, Receiver
 from benchmarks.data.goals import GOALS, verdicts
 from benchmarks.data.measure import calibrate, once, quantile, throughput
 from benchmarks.data.report import DataResult, DataRun, as_markdown, significant, winners
-from benchmarks.data.rows import ROWS, number_in
+from benchmarks.data.rows import ROWS, check_received, check_values, number_in
 from benchmarks.data.servers import Cpu, cpu_seconds
 from benchmarks.measure import summarise
+from benchmarks.workloads import WrongResultError
 
 
 @pytest.fixture
@@ -108,6 +110,41 @@ def test_number_is_found_in_any_envelope() -> None:
     assert [12] * 4 == [
         number_in(m) for m in (text, text.encode(), '{"data": "{\\"id\\":   12, \\"e\\"}"}', {"id": 12})
     ]
+
+
+async def test_contestant_with_swapped_answers_is_not_timed() -> None:
+    """Fifty tasks at a time, each must get its own value."""
+
+    async def right(index: int) -> bytes:
+        return BYTES[index % ITEMS]
+
+    async def swapped(index: int) -> bytes:
+        return BYTES[index ^ 1]
+
+    bench: Any = None
+    await check_values(bench, right)
+    with pytest.raises(WrongResultError):
+        await check_values(bench, swapped)
+
+
+async def test_message_that_is_lost_or_out_of_order_is_found() -> None:
+    """A receiver is only timed if all messages come, in order."""
+
+    class Silent:
+        async def load(self, *_: object) -> None: ...
+        async def send(self, _: int) -> None: ...
+
+    feeder: Any = Silent()
+
+    async def in_order(count: int) -> list[bytes]:
+        return [BYTES[index % ITEMS] for index in range(count)]
+
+    async def backwards(count: int) -> list[bytes]:
+        return list(reversed(await in_order(count)))
+
+    await check_received(Receiver(in_order, "c"), feeder)
+    with pytest.raises(WrongResultError):
+        await check_received(Receiver(backwards, "c"), feeder)
 
 
 async def test_each_operation_runs_once() -> None:

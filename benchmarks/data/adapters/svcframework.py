@@ -134,6 +134,20 @@ async def hit(bench: Bench) -> AsyncIterator[Operation]:
         yield Operation("await get('key')", {"get": service.get})
 
 
+@asynccontextmanager
+async def decorated(bench: Bench) -> AsyncIterator[Operation]:
+    """`@cached`, answered in this process."""
+    from svcframework_redis import CacheIntegration  # noqa: PLC0415 - a row of its own, should it be missing
+
+    async with cache(bench, local_size=1_000, local_ttl=3600.0, namespace="bench-decorated") as service:
+
+        @CacheIntegration(service).cached(ttl=7200)
+        async def function(key: str) -> str:  # noqa: ARG001 - a source
+            return "kept"
+
+        yield Operation("await function('key')", {"function": function})
+
+
 ADAPTERS = [
     Adapter(
         "svcframework",
@@ -147,6 +161,7 @@ ADAPTERS = [
             "redis-get-50": get,
             "redis-get-batch": get_batch,
             "cache-hit": hit,
+            "cache-decorated": decorated,
             "back-redis": back_redis,
             "back-pg": back_postgres,
         },
