@@ -34,6 +34,7 @@ from catalogue.packages import find_distributions
 from svcframework import ServiceContainer, ServiceHost, providers
 from svcframework.errors import ConnectionFailedError
 from svcframework_embedded import EmbeddedPostgres
+from svcframework_postgres import PostgresService
 from svcframework_pubsub import PubSubService
 
 PATIENCE = 60.0  # seconds for a start on a busy machine
@@ -182,6 +183,27 @@ def test_other_sites_are_refused(application: Application) -> None:
     assert 403 == get(f"{application.url}/ingest", method="POST", Origin=evil)[0]
     assert 400 == get(application.url, Host="evil.example")[0]
     assert 200 == get(f"{application.url}/ingest", method="POST", Origin=application.url)[0]
+
+
+def test_no_more_viewers_than_allowed(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused before its connection is accepted."""
+    monkeypatch.setattr(LiveFeed, "viewers", property(lambda feed: feed.config.max_viewers))
+
+    with pytest.raises(InvalidStatus), application.watch():
+        pass
+
+
+def test_junk_on_the_channel_harms_nobody(application: Application) -> None:
+    """What doesn't fit the event is left out, and the next event arrives."""
+    notify = "SELECT pg_notify($1, $2)"
+    with application.watch() as watcher:
+        watcher.recv(timeout=PATIENCE)
+        for junk in ("junk", '{"name": 1}', "{}", ""):
+            application.call(web.host[PostgresService].execute_query, notify, PACKAGES, junk)
+        application.publish(PackageEvent("after-the-junk", "1", "", "new"))
+        entries = take_until(watcher, named("after-the-junk"))
+
+    assert ["after-the-junk"] == [entry["name"] for entry in entries if entry["kind"] == "package"]
 
 
 def test_ingest_without_database_is_no_crash(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from svcframework.integrations.fastapi import Injected, setup
 
 BEAT = 5.0  # seconds after which a silent page is told that we are still here
 PATIENCE = 5.0  # seconds that a browser may take to accept a message
-LOCAL = ["127.0.0.1", "localhost", "[::1]"]
+LOCAL = ["127.0.0.1", "localhost"]
 
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
@@ -121,6 +121,7 @@ def main() -> None:
         host="127.0.0.1",
         port=port,
         log_level="warning",
+        ws_max_size=1024,  # the page sends nothing
         ws_ping_interval=5.0,
         ws_ping_timeout=5.0,
         timeout_graceful_shutdown=3,  # a browser that has vanished is not waited for any longer
