@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -72,7 +72,7 @@ class Application:
     """The application behind uvicorn, on a loop of its own."""
 
     def __init__(self, port: int, portal: BlockingPortal) -> None:
-        self.address, self.call = f"127.0.0.1:{port}", portal.call
+        self.address, self.call, self.portal = f"127.0.0.1:{port}", portal.call, portal
         self.url = f"http://{self.address}"
 
     def watch(self, **headers: str) -> contextlib.AbstractContextManager[ClientConnection]:
@@ -84,27 +84,38 @@ class Application:
         self.call(web.host[PubSubService].publish_many, PACKAGES, events)
 
 
-@pytest.fixture(scope="module")
-def application() -> Iterator[Application]:
-    """One for all tests; it has read all packages."""
-    port = free_port()
-    config = uvicorn.Config(web.app, port=port, log_level="critical", timeout_graceful_shutdown=3)
+@contextlib.contextmanager
+def serving(portal: BlockingPortal, port: int, *, lifespan: Literal["on", "off"]) -> Iterator[None]:
+    """The application on that port; without a lifespan the host is somebody else's."""
+    config = uvicorn.Config(web.app, port=port, log_level="critical", timeout_graceful_shutdown=3, lifespan=lifespan)
     server = uvicorn.Server(config)
 
     async def ready() -> None:
         with anyio.fail_after(PATIENCE):
             while not server.started:
                 await anyio.sleep(0.02)
+
+    served = portal.start_task_soon(server.serve)
+    portal.call(ready)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        served.result(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[Application]:
+    """One for all tests; it has read all packages."""
+    port = free_port()
+
+    async def first_ingest() -> None:
+        with anyio.fail_after(PATIENCE):
             await web.host[web.IngestService].first_ingest.wait()
 
-    with start_blocking_portal() as portal:
-        served = portal.start_task_soon(server.serve)
-        portal.call(ready)
-        try:
-            yield Application(port, portal)
-        finally:
-            server.should_exit = True
-            served.result(PATIENCE)
+    with start_blocking_portal() as portal, serving(portal, port, lifespan="on"):
+        portal.call(first_ingest)
+        yield Application(port, portal)
 
 
 def take_until(socket_: ClientConnection, found: Any) -> list[dict[str, Any]]:
@@ -363,6 +374,24 @@ def test_browser_is_told_of_a_server_that_was_away(application: Application, vis
     assert [] == visit.complaints
 
 
+def test_browser_catches_up_after_a_lost_connection(application: Application, visit: Visit) -> None:
+    """The page connects again by itself, gets what it has missed, once, and says so."""
+    visit.page.goto(application.url)
+    visit.shows("#state", "Connected")
+    feed = web.host[LiveFeed]
+
+    def hang_up() -> None:
+        for viewer in feed._viewers:
+            viewer.close()
+
+    application.call(hang_up)
+    application.publish(PackageEvent("meanwhile", "1", "", "new"))
+
+    visit.shows("#list li", re.compile("No connection for .* Nothing was missed"))
+    expect(visit.page.locator("#list li:has-text('meanwhile')")).to_have_count(1)
+    assert [] == visit.complaints
+
+
 def test_pause_holds_events_back(application: Application, visit: Visit) -> None:
     """They are counted meanwhile, and shown later."""
     visit.page.goto(application.url)
@@ -400,8 +429,8 @@ def started(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_browser_survives_a_restart_of_the_application(visit: Visit, tmp_path: Path) -> None:
-    """With open WebSockets it stops by itself and in time; the page says so, and what it can't know."""
+def test_browser_survives_a_restart_of_the_application(application: Application, visit: Visit, tmp_path: Path) -> None:
+    """With open WebSockets it stops by itself and in time; the page says so, and then what it can't know."""
     port = free_port()
     with started(port, tmp_path) as process:
         visit.page.goto(f"http://127.0.0.1:{port}")
@@ -415,9 +444,10 @@ def test_browser_survives_a_restart_of_the_application(visit: Visit, tmp_path: P
     visit.shows("#state", re.compile("Disconnected|Reconnecting"))
     expect(visit.page.locator("#read")).to_be_disabled()
 
-    with started(port, tmp_path):
+    with serving(application.portal, port, lifespan="off"):  # another instance, on the same port
         visit.shows("#state", "Connected")
-        visit.shows("li.note .text", re.compile(r"No connection for .* The application was restarted"))
+        visit.shows("#list li", re.compile(r"No connection for .* The application was restarted"))
+        visit.page.goto("about:blank")
 
     assert (-signal.SIGTERM, 1012) == (code, closed.value.rcvd and closed.value.rcvd.code)
     assert [] == visit.complaints
