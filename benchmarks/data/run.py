@@ -230,11 +230,13 @@ class _Race:
         prober = Attempt(_probe_redis(server.url) if is_redis else _probe_postgres(server.dsn))  # type: ignore[union-attr]
         await server.kill()
         up = asyncio.create_task(measure.time_until(prober, interval=0.001))
-        again = await measure.time_until(attempt, interval=0.002)
-        seconds = max(1e-6, again - await up)  # never 0: ratios are made of it
-        while server.state is not ServiceState.RUNNING:  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.01)
-        return seconds
+        try:
+            again = await measure.time_until(attempt, interval=0.002)
+        finally:
+            was_up = await up
+            while server.state is not ServiceState.RUNNING:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        return max(1e-6, again - was_up)  # never 0: ratios are made of it
 
 
 def _probe_redis(url: str) -> Callable[[], Any]:

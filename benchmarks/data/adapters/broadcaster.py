@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,8 +17,14 @@ from benchmarks.data.pace import keep_on
 @asynccontextmanager
 async def broadcast(bench: Bench, server: str) -> AsyncIterator[Broadcast]:
     """Connected."""
-    async with Broadcast(bench.valkey.url if server == "valkey" else bench.postgres.dsn) as made:
+    used = getattr(bench, server)
+    made = Broadcast(used.url if server.endswith("valkey") else used.dsn)
+    await made.connect()
+    try:
         yield made
+    finally:
+        with contextlib.suppress(Exception):  # its connection may have died
+            await made.disconnect()
 
 
 def publish(server: str) -> Any:
@@ -87,10 +94,12 @@ ADAPTERS = [
             "redis-publish-50": publish("valkey"),
             "redis-receive": receive("valkey"),
             "redis-latency": trip("valkey"),
+            "back-redis-subscriber": trip("mortal_valkey"),
             "pg-publish": publish("postgres"),
             "pg-publish-50": publish("postgres"),
             "pg-receive": receive("postgres"),
             "pg-latency": trip("postgres"),
+            "back-pg-subscriber": trip("mortal_postgres"),
         },
         notes={"pg-publish": "one bare connection, which can't be used by two tasks"},
     )

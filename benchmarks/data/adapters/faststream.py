@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from faststream.redis import RedisBroker
 
@@ -14,9 +15,9 @@ from benchmarks.data.inbox import Inbox
 from benchmarks.data.rows import captured
 
 
-def broker_of(bench: Bench) -> RedisBroker:
+def broker_of(bench: Bench, server: str = "valkey") -> RedisBroker:
     """Silent, as in production."""
-    return RedisBroker(bench.valkey.url, logger=None, log_level=logging.CRITICAL)
+    return RedisBroker(getattr(bench, server).url, logger=None, log_level=logging.CRITICAL)
 
 
 @asynccontextmanager
@@ -46,24 +47,28 @@ async def receive(bench: Bench) -> AsyncIterator[Receiver]:
         yield Receiver(inbox.take, channel, payloads)
 
 
-@asynccontextmanager
-async def trip(bench: Bench) -> AsyncIterator[Trip]:
+def trip(server: str) -> Any:
     """A subscriber function, and the broker's own publisher."""
-    channel = bench.channel()
-    broker = broker_of(bench)
 
-    @broker.subscriber(channel)
-    async def handle(message: object) -> None:
-        bench.ear.hear(message)
+    @asynccontextmanager
+    async def prepare(bench: Bench) -> AsyncIterator[Trip]:
+        channel = bench.channel()
+        broker = broker_of(bench, server)
 
-    async with broker:
-        await broker.start()
-        await asyncio.sleep(0.1)
+        @broker.subscriber(channel)
+        async def handle(message: object) -> None:
+            bench.ear.hear(message)
 
-        async def send(index: int) -> None:
-            await broker.publish(TEXTS[index % ITEMS], channel)
+        async with broker:
+            await broker.start()
+            await asyncio.sleep(0.1)
 
-        yield Trip(send)
+            async def send(index: int) -> None:
+                await broker.publish(TEXTS[index % ITEMS], channel)
+
+            yield Trip(send)
+
+    return prepare
 
 
 ADAPTERS = [
@@ -74,7 +79,8 @@ ADAPTERS = [
             "redis-publish": publish,
             "redis-publish-50": publish,
             "redis-receive": receive,
-            "redis-latency": trip,
+            "redis-latency": trip("valkey"),
+            "back-redis-subscriber": trip("mortal_valkey"),
         },
     )
 ]
