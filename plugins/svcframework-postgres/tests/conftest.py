@@ -1,8 +1,15 @@
 """The server that tests share, and one of its own for each that kills it."""
 
+import contextlib
+import uuid
+from pathlib import Path
+
+import anyio
+import asyncpg
 import pytest
 
-from svcframework_embedded import EmbeddedPostgres, running
+from svcframework_embedded import EmbeddedPostgres, EmbeddedPostgresConfig, running
+from svcframework_embedded.testing import PostgresHandle, served
 from svcframework_postgres import PostgresConfig, PostgresService
 
 
@@ -31,3 +38,52 @@ async def database(postgres):
     await service.on_startup()
     yield service
     await service.on_shutdown()
+
+
+@pytest.fixture(scope="session")
+def planted_server():
+    """A server with statement statistics and the database of planted.sql, which tests may look at and not change."""
+    settings = {"shared_preload_libraries": "pg_stat_statements", "autovacuum": "off", "max_wal_size": "4GB"}
+    server = EmbeddedPostgres(EmbeddedPostgresConfig(settings=settings))
+    with served(server) as portal:
+        handle = PostgresHandle(server, portal)
+        anyio.run(_plant, handle.dsn)
+        yield handle
+
+
+async def _plant(dsn):
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("CREATE EXTENSION pg_stat_statements")
+    await connection.execute((Path(__file__).parent / "planted.sql").read_text(encoding="utf-8"))
+    with contextlib.suppress(asyncpg.UniqueViolationError):
+        await connection.execute("CREATE UNIQUE INDEX CONCURRENTLY coupons_code_idx ON coupons (code)")
+    await connection.execute("VACUUM (ANALYZE) sessions")
+    await connection.execute("REINDEX INDEX sessions_id_idx")
+    await connection.execute("SELECT count(*) FROM orders WHERE placed < to_timestamp(1767225700)")  # uses its index
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    await connection.execute("SELECT pg_stat_statements_reset()")
+    await connection.close()
+
+
+@pytest.fixture
+async def planted(planted_server):
+    """A running service on the planted database."""
+    service = PostgresService(PostgresConfig(pool_max_size=4, command_timeout=60), server=planted_server)
+    await service.on_startup()
+    yield service
+    await service.on_shutdown()
+
+
+@pytest.fixture
+async def planted_copy(planted, planted_server):
+    """A running service on a copy of the planted database, which the test may change."""
+    name = f"copy_{uuid.uuid4().hex}"
+    await planted.on_shutdown()  # nobody may be in a database that is copied
+    connection = await asyncpg.connect(planted_server.dsn, database="template1")
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE postgres STRATEGY file_copy')
+    service = PostgresService(PostgresConfig(dsn=planted_server.dsn.replace("/postgres", f"/{name}"), pool_max_size=4))
+    await service.on_startup()
+    yield service
+    await service.on_shutdown()
+    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await connection.close()

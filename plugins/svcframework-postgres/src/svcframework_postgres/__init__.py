@@ -6,31 +6,91 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svcframework_postgres.config import PostgresConfig
+    from svcframework_postgres.findings import Finding, FindingKind, Severity
     from svcframework_postgres.identifiers import Identifier
+    from svcframework_postgres.indexing import IndexingStrategy
+    from svcframework_postgres.optimization import OptimizationService
+    from svcframework_postgres.optimizationconfig import OptimizationConfig
+    from svcframework_postgres.optimizer import QueryOptimizer, QueryPlan
+    from svcframework_postgres.plans import PlanNode
     from svcframework_postgres.pool import PoolStatistics, PostgresPool
+    from svcframework_postgres.proposals import (
+        AnalyzeTable,
+        CreateIndex,
+        CreateStatistics,
+        DropIndex,
+        Proposal,
+        RebuildIndex,
+    )
+    from svcframework_postgres.recording import Recording
+    from svcframework_postgres.report import OptimizationReport, UnknownProposalError
+    from svcframework_postgres.schemachanges import AppliedChange
     from svcframework_postgres.service import AuroraService, HasDsn, PostgresService
+    from svcframework_postgres.statementstatistics import StatementStatistics, StatementStatisticsError
     from svcframework_postgres.transaction import PostgresTransaction
 
 __all__ = [
+    "AnalyzeTable",
+    "AppliedChange",
     "AuroraService",
+    "CreateIndex",
+    "CreateStatistics",
+    "DropIndex",
+    "Finding",
+    "FindingKind",
     "HasDsn",
     "Identifier",
+    "IndexingStrategy",
+    "OptimizationConfig",
+    "OptimizationReport",
+    "OptimizationService",
+    "PlanNode",
     "PoolStatistics",
     "PostgresConfig",
     "PostgresPool",
     "PostgresService",
     "PostgresTransaction",
+    "Proposal",
+    "QueryOptimizer",
+    "QueryPlan",
+    "RebuildIndex",
+    "Recording",
+    "Severity",
+    "StatementStatistics",
+    "StatementStatisticsError",
+    "UnknownProposalError",
 ]
 
 _HOME = {
+    "AnalyzeTable": "proposals",
+    "AppliedChange": "schemachanges",
     "AuroraService": "service",
+    "CreateIndex": "proposals",
+    "CreateStatistics": "proposals",
+    "DropIndex": "proposals",
+    "Finding": "findings",
+    "FindingKind": "findings",
     "HasDsn": "service",
     "Identifier": "identifiers",
+    "IndexingStrategy": "indexing",
+    "OptimizationConfig": "optimizationconfig",
+    "OptimizationReport": "report",
+    "OptimizationService": "optimization",
+    "PlanNode": "plans",
     "PoolStatistics": "pool",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
     "PostgresService": "service",
     "PostgresTransaction": "transaction",
+    "Proposal": "proposals",
+    "QueryOptimizer": "optimizer",
+    "QueryPlan": "optimizer",
+    "RebuildIndex": "proposals",
+    "Recording": "recording",
+    "Severity": "findings",
+    "StatementStatistics": "statementstatistics",
+    "StatementStatisticsError": "statementstatistics",
+    "UnknownProposalError": "report",
 }
 
 

@@ -1,0 +1,172 @@
+"""Rules that turn the catalogues into findings about indexes. They know tables and limits; they ask no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from svcframework_postgres.bloat import Bloat
+from svcframework_postgres.catalogue import Catalogue, ForeignKey, Index, Table
+from svcframework_postgres.findings import Finding, FindingKind, Severity
+from svcframework_postgres.optimizationconfig import OptimizationConfig
+from svcframework_postgres.proposals import CreateIndex, DropIndex, Proposal, RebuildIndex
+
+_LEFT_OVER = ("_ccnew", "_ccold")  # how the halves of a failed REINDEX CONCURRENTLY are called
+
+
+def missing_for_foreign_keys(found: Catalogue, config: OptimizationConfig) -> Iterator[Finding]:
+    """Foreign keys of big tables whose columns no index begins with: each delete of what they refer to reads it all."""
+    for key in found.foreign_keys:
+        table = found.tables.get((key.schema, key.table))
+        if table is None or table.rows < config.big_table_rows or _serves_any(table.indexes, key):
+            continue
+        referenced = found.tables.get((key.referenced_schema, key.referenced_table))
+        columns = ", ".join(key.columns)
+        yield Finding(
+            FindingKind.MISSING_FOREIGN_KEY_INDEX,
+            Severity.WARNING,
+            table.full_name,
+            f"{key.name} ({columns}) has no index: each delete in {key.referenced_schema}.{key.referenced_table}"
+            f" reads all of {table.full_name}",
+            {
+                "table_rows": table.rows,
+                "columns": columns,
+                "changes_of_referenced": referenced.changes if referenced else 0,
+            },
+            f"Index {columns}: deletes, and joins along the key, then look up what they need.",
+            CreateIndex(table.schema, table.name, key.columns),
+        )
+
+
+def unused(found: Catalogue, config: OptimizationConfig) -> Iterator[Finding]:
+    """Indexes that no statement has used since statistics began, and that nothing stands on."""
+    for table in found.tables.values():
+        for index in table.indexes:
+            if not _is_droppable(index) or index.scans or index.last_scan or index.bytes < config.index_bytes:
+                continue
+            if _is_only_one_for_a_key(found, table, index):
+                continue
+            since = max((moment for moment in (found.since, index.created_at) if moment), default=None)
+            yield _unused(index, since, found.now, config)
+
+
+def _unused(index: Index, since: datetime | None, now: datetime, config: OptimizationConfig) -> Finding:
+    is_long = since is None or now - since >= timedelta(seconds=config.unused_after)
+    told = "since statistics began" if since is None else f"since {since:%Y-%m-%d %H:%M} UTC"
+    seen: dict[str, int | float | str] = {"bytes": index.bytes, "scans": 0}
+    if since is not None:
+        seen |= {"since": since.isoformat(timespec="seconds"), "watched_seconds": int((now - since).total_seconds())}
+    advice = "Drop it, unless a replica uses it or it is for something rare: each write pays for it."
+    return Finding(
+        FindingKind.UNUSED_INDEX,
+        Severity.WARNING if is_long else Severity.INFO,
+        index.full_name,
+        f"has not been used {told} and takes {_megabytes(index.bytes)}",
+        seen,
+        advice if is_long else f"{advice} The statistics are young: look again later.",
+        DropIndex(index.schema, index.table, index.name, index.definition),
+    )
+
+
+def duplicates(found: Catalogue) -> Iterator[Finding]:
+    """Indexes that another one makes needless: with the same keys, or with more after the same ones."""
+    for table in found.tables.values():
+        gone: set[str] = set()
+        for index in sorted(table.indexes, key=lambda one: (one.is_needed, one.is_unique, -one.oid)):
+            other = next((one for one in table.indexes if one.name not in gone and _replaces(one, index)), None)
+            if other is None:
+                continue
+            gone.add(index.name)
+            is_same = len(other.keys) == len(index.keys)
+            yield Finding(
+                FindingKind.DUPLICATE_INDEX if is_same else FindingKind.REDUNDANT_INDEX,
+                Severity.WARNING,
+                index.full_name,
+                f"is the same as {other.name}" if is_same else f"is the beginning of {other.name}",
+                {"bytes": index.bytes, "other": other.name, "other_bytes": other.bytes, "scans": index.scans},
+                f"Drop it: {other.name} answers the same questions, and each write pays for both.",
+                DropIndex(index.schema, index.table, index.name, index.definition),
+            )
+
+
+def invalid(found: Catalogue) -> Iterator[Finding]:
+    """Indexes that a failed build has left behind: writes pay for them, reads can't use them."""
+    for table in found.tables.values():
+        for index in table.indexes:
+            if index.is_valid or index.is_being_built:
+                continue
+            proposal: Proposal = RebuildIndex(index.schema, index.table, index.name)
+            if index.name.rstrip("0123456789").endswith(_LEFT_OVER):
+                proposal = DropIndex(index.schema, index.table, index.name)
+            yield Finding(
+                FindingKind.INVALID_INDEX,
+                Severity.CRITICAL,
+                index.full_name,
+                f"is invalid: a build of it on {table.full_name} has failed, and no statement can use it",
+                {"bytes": index.bytes, "table_rows": table.rows},
+                "Drop what is left." if isinstance(proposal, DropIndex) else "Build it again, or drop it.",
+                proposal,
+            )
+
+
+def bloated(found: Catalogue, sizes: dict[int, Bloat], config: OptimizationConfig) -> Iterator[Finding]:
+    """Indexes much bigger than what is in them."""
+    for table in found.tables.values():
+        for index in table.indexes:
+            bloat = sizes.get(index.oid)
+            if bloat is None or not index.is_valid:
+                continue
+            if bloat.wasted_bytes < config.bloat_bytes or bloat.share < config.bloat_share:
+                continue
+            yield Finding(
+                FindingKind.BLOATED_INDEX,
+                Severity.WARNING,
+                index.full_name,
+                f"takes {_megabytes(bloat.bytes)}, of which {bloat.share:.0%} are waste",
+                {"bytes": bloat.bytes, "wasted_bytes": bloat.wasted_bytes, "share": round(bloat.share, 2)}
+                | {"source": "measured" if bloat.is_measured else "estimated"},
+                "Build it anew: it gets small, and what is read of it fits into memory.",
+                RebuildIndex(index.schema, index.table, index.name),
+            )
+
+
+# --- what they share ------------------------------------------------------------------------------------
+
+
+def _is_droppable(index: Index) -> bool:
+    return index.is_valid and not index.is_unique and not index.is_needed and not index.is_being_built
+
+
+def _serves_any(indexes: tuple[Index, ...], key: ForeignKey) -> bool:
+    return any(index.begins_with(key.columns) for index in indexes)
+
+
+def _is_only_one_for_a_key(found: Catalogue, table: Table, index: Index) -> bool:
+    """Whether a foreign key would be without an index if this one were dropped."""
+    others = tuple(one for one in table.indexes if one is not index)
+    return any(
+        index.begins_with(key.columns) and not _serves_any(others, key)
+        for key in found.foreign_keys
+        if (key.schema, key.table) == (table.schema, table.name)
+    )
+
+
+def _replaces(other: Index, index: Index) -> bool:
+    """Whether `other` does all that `index` does."""
+    if other is index or not other.is_valid or other.is_being_built or not index.is_valid or index.is_needed:
+        return False
+    if index.is_unique and not (other.is_unique and len(other.keys) == len(index.keys)):
+        return False
+    length = len(index.keys)
+    if other.method != index.method or (length < len(other.keys) and index.method != "btree"):
+        return False
+    same = other.keys[:length] == index.keys and other.shape[:length] == index.shape
+    # Expressions stand in their own list, so that one with expressions is compared as a whole.
+    if None in (*index.keys, *other.keys):
+        same = same and other.expressions == index.expressions and len(other.keys) == length
+    carried = set(index.columns[index.key_count :]) <= set(other.columns)
+    return same and carried and other.predicate == index.predicate
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1_000_000:,.1f} MB"
