@@ -57,6 +57,7 @@ async def _plant(dsn):
     await connection.execute((Path(__file__).parent / "planted.sql").read_text(encoding="utf-8"))
     with contextlib.suppress(asyncpg.UniqueViolationError):
         await connection.execute("CREATE UNIQUE INDEX CONCURRENTLY coupons_code_idx ON coupons (code)")
+    await connection.execute("ANALYZE countries, customers, orders, notes, places, coupons")
     await connection.execute("VACUUM (ANALYZE) sessions")
     await connection.execute("REINDEX INDEX sessions_id_idx")
     await connection.execute("SELECT count(*) FROM orders WHERE placed < to_timestamp(1767225700)")  # uses its index
@@ -78,10 +79,12 @@ async def planted(planted_server):
 async def planted_copy(planted, planted_server):
     """A running service on a copy of the planted database, which the test may change."""
     name = f"copy_{uuid.uuid4().hex}"
-    await planted.on_shutdown()  # nobody may be in a database that is copied
     connection = await asyncpg.connect(planted_server.dsn, database="template1")
+    await planted.on_shutdown()  # nobody may be in a database that is copied
     await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE postgres STRATEGY file_copy')
-    service = PostgresService(PostgresConfig(dsn=planted_server.dsn.replace("/postgres", f"/{name}"), pool_max_size=4))
+    service = PostgresService(
+        PostgresConfig(dsn=planted_server.dsn.removesuffix("/postgres") + f"/{name}", pool_max_size=4)
+    )
     await service.on_startup()
     yield service
     await service.on_shutdown()

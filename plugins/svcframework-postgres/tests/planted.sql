@@ -50,10 +50,3 @@ INSERT INTO places SELECT 'city' || n, n FROM generate_series(1, 12000) n;
 -- two rows are equal, so that a unique index on them fails
 CREATE UNLOGGED TABLE coupons (code text NOT NULL);
 INSERT INTO coupons SELECT 'coupon' || n FROM generate_series(1, 20000) n UNION ALL VALUES ('coupon7');
-
-ANALYZE countries;
-ANALYZE customers;
-ANALYZE orders;
-ANALYZE notes;
-ANALYZE places;
-ANALYZE coupons;

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 
-import asyncpg
 import pytest
 
 from svcframework.deadlines import deadline
-from svcframework.errors import DatabaseError, DeadlineExceededError, ServiceTimeoutError
+from svcframework.errors import ConnectionFailedError, DatabaseError, DeadlineExceededError, ServiceTimeoutError
 from svcframework_postgres import (
     CreateIndex,
     DropIndex,
@@ -85,6 +84,14 @@ async def test_index_of_a_foreign_key_is_kept_though_unused(planted_copy):
     assert "public.customers_country_idx" not in found[FindingKind.UNUSED_INDEX]
 
 
+async def test_what_replaces_another_index_is_kept(planted_copy):
+    """The longer index is unused as long as the shorter one is there: dropping both would leave neither."""
+    await planted_copy.execute_query("SELECT count(*) FROM customers WHERE city = 'city7'")
+    strategy = IndexingStrategy(planted_copy, OptimizationConfig(**SMALL))
+    assert "public.customers_city_zip_idx" not in [one.subject for one in await strategy.unused()]
+    assert "public.customers_city_idx" in [one.subject for one in await strategy.duplicates()]
+
+
 async def test_young_statistics_make_no_warning(planted_copy):
     """An index that nothing has used since a minute ago is no more than worth watching; the finding says since when."""
     await planted_copy.execute_query("SELECT pg_stat_reset()")
@@ -115,7 +122,7 @@ async def test_what_looks_like_a_duplicate_and_is_none(planted_copy):
         "(city text_pattern_ops)",
         "(lower(city))",
         "(size, city)",
-        "(size) INCLUDE (city)",
+        "(city) INCLUDE (size)",
     ):
         await planted_copy.execute_query(f"CREATE INDEX ON places {tail}")
     await planted_copy.execute_query("CREATE UNIQUE INDEX places_unique ON places (size)")
@@ -141,31 +148,49 @@ async def test_nothing_is_built_twice(planted_copy):
         assert "42P07" == caught.value.sqlstate
 
 
+async def _builder(database):
+    """The server's process that builds an index, once there is one that waits for the blocker."""
+    async with asyncio.timeout(30):
+        while True:
+            row = await database.execute_one("SELECT pid FROM pg_stat_progress_create_index WHERE lockers_total > 0")
+            if row is not None:
+                return row["pid"]
+            await asyncio.sleep(0.01)
+
+
 async def test_failed_build_leaves_nothing(planted_copy):
-    """A build that fails half-way is cleared away; one that was cut off hard is, by the next attempt."""
-    strategy = IndexingStrategy(planted_copy, OptimizationConfig(lock_timeout=0.3))
+    """A build that is ended half-way is cleared away as soon as that can be done."""
+    strategy = IndexingStrategy(planted_copy, OptimizationConfig(lock_timeout=60))
+    async with planted_copy.transaction() as blocker:
+        await blocker.execute_query("INSERT INTO places VALUES ('x', 1)")  # a build waits for whoever writes already
+        build = asyncio.create_task(strategy.apply(CreateIndex("public", "places", ("city",))))
+        await planted_copy.execute_query("SELECT pg_cancel_backend($1)", await _builder(planted_copy))
+    with pytest.raises(DatabaseError) as caught:
+        await build
+    assert "57014" == caught.value.sqlstate
+    assert ["coupons_code_idx"] == [row["relname"] for row in await planted_copy.execute_query(INVALID)]
+
+
+async def test_build_that_died_is_recovered(planted_copy):
+    """What a build has left that was killed, or that could not be cleared away, is dropped before the next one."""
     proposal = CreateIndex("public", "places", ("city",))
     async with planted_copy.transaction() as blocker:
-        await blocker.execute_query("SELECT count(*) FROM places")  # a build must wait for whoever reads already
         await blocker.execute_query("INSERT INTO places VALUES ('x', 1)")
-        with pytest.raises(DatabaseError) as caught:
-            await strategy.apply(proposal)
-        assert caught.value.retryable
-        left = [row["relname"] for row in await planted_copy.execute_query(INVALID)]
-    assert {"coupons_code_idx"} | set(left) == {"coupons_code_idx", *left}
-    connection = await asyncpg.connect(**planted_copy.config.connect_arguments())
+        build = asyncio.create_task(IndexingStrategy(planted_copy).apply(proposal))
+        await planted_copy.execute_query("SELECT pg_terminate_backend($1)", await _builder(planted_copy))
+        with pytest.raises(ConnectionFailedError):
+            await build
+    hasty = IndexingStrategy(planted_copy, OptimizationConfig(lock_timeout=0.2))
+    assert "public.places_city_idx" in [one.subject for one in await hasty.invalid()]
     async with planted_copy.transaction() as blocker:
-        await blocker.execute_query("INSERT INTO places VALUES ('y', 1)")
-        with contextlib.suppress(asyncpg.PostgresError):
-            await connection.execute("SET lock_timeout = '100ms'")
-            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {proposal.index}")
-        with contextlib.suppress(asyncpg.PostgresError):
-            await connection.execute(proposal.statements[0])
-    await connection.close()
-    assert "places_city_idx" in [row["relname"] for row in await planted_copy.execute_query(INVALID)]
-    change = await strategy.apply(proposal)
-    assert change.statements[0].startswith("DROP INDEX CONCURRENTLY")
-    assert "places_city_idx" not in [row["relname"] for row in await planted_copy.execute_query(INVALID)]
+        await blocker.execute_query("SELECT count(*) FROM places")
+        await blocker.execute_query("LOCK TABLE places IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError) as caught:
+            await hasty.apply(proposal)
+        assert caught.value.retryable
+    change = await hasty.apply(proposal)
+    assert ["DROP", "CREATE"] == [statement.split()[0] for statement in change.statements]
+    assert [] == [one.subject for one in await hasty.invalid() if "places" in one.subject]
 
 
 async def test_failed_rebuild_leaves_nothing(planted_copy):

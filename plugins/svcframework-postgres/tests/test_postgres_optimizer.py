@@ -62,9 +62,9 @@ async def test_innocent_statements_have_no_findings(optimizer, innocent):
 
 async def test_statement_with_parameters_needs_no_arguments(optimizer):
     """Without arguments the plan is the one that fits any, as for the statements that the server has counted."""
-    plan = await optimizer.explain("SELECT * FROM orders WHERE customer_id = $1 AND placed > $2")
+    plan = await optimizer.explain("SELECT * FROM orders WHERE customer_id = $1 AND total > $2")
     assert [FindingKind.SEQUENTIAL_SCAN] == [one.kind for one in plan.findings]
-    assert ("customer_id", "placed") == plan.findings[0].proposal.columns
+    assert ("customer_id", "total") == plan.findings[0].proposal.columns
     assert plan.execution_seconds is None
 
 
@@ -129,13 +129,14 @@ async def test_nested_loop_explosion(optimizer):
     assert (FindingKind.NESTED_LOOP, None) == (finding.kind, finding.proposal)
     assert finding.evidence["rows"] > 100_000_000
     found = {one.kind: one for one in (await optimizer.explain(NESTED, analyze=True)).findings}
-    assert 100 == found[FindingKind.NESTED_LOOP].evidence["runs"]
+    assert 101 == found[FindingKind.NESTED_LOOP].evidence["runs"]
     assert CreateIndex("public", "places", ("city",)) == found[FindingKind.NESTED_LOOP].proposal
 
 
 async def test_proposals_make_their_findings_go_away(planted_copy):
     """Once it is applied, the plan is another one and nothing is found any more."""
     optimizer, strategy = QueryOptimizer(planted_copy), IndexingStrategy(planted_copy)
+    await planted_copy.execute_query("INSERT INTO visits SELECT city, day FROM visits WHERE day > 0")
     for query, analyze in (
         (BY_CUSTOMER.replace("$1", "5"), False),
         (NESTED, True),
@@ -195,7 +196,7 @@ async def test_explain_ends_in_time(optimizer, planted):
 async def test_top_statements_and_what_they_tell(optimizer, planted):
     """The server's own counts: the costliest first, slow and spilling ones found, and reads by the thousand."""
     await planted.execute_query("SELECT pg_stat_statements_reset()")
-    await planted.execute_query("SELECT 'canary' FROM pg_sleep(0.12)")
+    await planted.execute_query("SELECT 1 FROM pg_sleep(0.12)")
     await planted.execute_query("SELECT count(*) FROM (SELECT id FROM orders ORDER BY total, id OFFSET 0) x")
     async with planted.pool.acquire() as connection:
         for number in range(1000):
@@ -203,13 +204,15 @@ async def test_top_statements_and_what_they_tell(optimizer, planted):
         for _ in range(1000):
             await connection.fetch("SELECT id FROM countries WHERE id < $1", 5)
     await planted.execute_query(BY_CUSTOMER, 5)
-    await planted.execute_query("ALTER ROLE postgres CONNECTION LIMIT -1 PASSWORD NULL")
+    await planted.execute_query("CREATE ROLE seen PASSWORD 'canary-7Q'")
     top = await optimizer.top_statements(3)
     assert [one.total_seconds for one in top] == sorted((one.total_seconds for one in top), reverse=True)
     [by_calls] = [one for one in await optimizer.top_statements(order="calls") if "city FROM customers" in one.query]
     assert (1000, 999, True) == (by_calls.calls, by_calls.rows, by_calls.is_reading)
     everything = await optimizer.top_statements(100)
-    assert [] == [one.query for one in everything if "PASSWORD" in one.query or "pg_stat_statements WHERE" in one.query]
+    assert [] == [
+        one.query for one in everything if "canary-7Q" in one.query or "pg_stat_statements WHERE" in one.query
+    ]
     found = {(one.kind, one.statement) for one in await optimizer.findings()}
     by_kind = {kind: [query for kind_, query in found if kind_ is kind] for kind in FindingKind}
     assert [BY_CUSTOMER] == by_kind[FindingKind.SEQUENTIAL_SCAN]

@@ -39,13 +39,21 @@ def missing_for_foreign_keys(found: Catalogue, config: OptimizationConfig) -> It
 
 
 def unused(found: Catalogue, config: OptimizationConfig) -> Iterator[Finding]:
-    """Indexes that no statement has used since statistics began, and that nothing stands on."""
+    """Indexes that no statement has used since statistics began, and that nothing stands on.
+
+    What `duplicates` wants to drop is not among them, nor what shall then take its place: all proposals of a report
+    can be followed together.
+    """
     for table in found.tables.values():
+        replaced = _replaced(table)
+        kept = {other.name for other in replaced.values()}
+        gone = {index.name for index in replaced}
         for index in table.indexes:
             if not _is_droppable(index) or index.scans or index.last_scan or index.bytes < config.index_bytes:
                 continue
-            if _is_only_one_for_a_key(found, table, index):
+            if index.name in kept or index.name in gone or _is_only_one_for_a_key(found, table, index, gone):
                 continue
+            gone.add(index.name)
             since = max((moment for moment in (found.since, index.created_at) if moment), default=None)
             yield _unused(index, since, found.now, config)
 
@@ -71,12 +79,7 @@ def _unused(index: Index, since: datetime | None, now: datetime, config: Optimiz
 def duplicates(found: Catalogue) -> Iterator[Finding]:
     """Indexes that another one makes needless: with the same keys, or with more after the same ones."""
     for table in found.tables.values():
-        gone: set[str] = set()
-        for index in sorted(table.indexes, key=lambda one: (one.is_needed, one.is_unique, -one.oid)):
-            other = next((one for one in table.indexes if one.name not in gone and _replaces(one, index)), None)
-            if other is None:
-                continue
-            gone.add(index.name)
+        for index, other in _replaced(table).items():
             is_same = len(other.keys) == len(index.keys)
             yield Finding(
                 FindingKind.DUPLICATE_INDEX if is_same else FindingKind.REDUNDANT_INDEX,
@@ -141,14 +144,25 @@ def _serves_any(indexes: tuple[Index, ...], key: ForeignKey) -> bool:
     return any(index.begins_with(key.columns) for index in indexes)
 
 
-def _is_only_one_for_a_key(found: Catalogue, table: Table, index: Index) -> bool:
-    """Whether a foreign key would be without an index if this one were dropped."""
-    others = tuple(one for one in table.indexes if one is not index)
+def _is_only_one_for_a_key(found: Catalogue, table: Table, index: Index, gone: set[str]) -> bool:
+    """Whether a foreign key would be without an index if this one were dropped after those that are gone."""
+    others = tuple(one for one in table.indexes if one is not index and one.name not in gone)
     return any(
         index.begins_with(key.columns) and not _serves_any(others, key)
         for key in found.foreign_keys
         if (key.schema, key.table) == (table.schema, table.name)
     )
+
+
+def _replaced(table: Table) -> dict[Index, Index]:
+    """Each index that another one makes needless, with that one, which stays."""
+    found: dict[Index, Index] = {}
+    # Of equal ones the newest goes first, and one that nothing stands on before one that a constraint needs.
+    for index in sorted(table.indexes, key=lambda one: (one.is_needed, one.is_unique, -one.oid)):
+        others = [one for one in table.indexes if one not in found and _replaces(one, index)]
+        if others:
+            found[index] = min(others, key=lambda one: (len(one.keys), one.oid))  # the one that is most like it
+    return found
 
 
 def _replaces(other: Index, index: Index) -> bool:

@@ -18,6 +18,7 @@ _MANY_ROWS = 1000  # a wrong estimate below that costs nothing
 _CRITICAL_ROWS = 100_000  # rows read in vain from which a statement hurts others, too
 _STALE_SHARE = 0.1  # of a table's rows changed since ANALYZE; autovacuum counts anew at this share
 _MEGABYTE = 1 << 20
+_BITMAPS = frozenset({"Bitmap Index Scan", "BitmapAnd", "BitmapOr"})  # parts of the heap scan above them, which tells
 _BLOCKING = frozenset(
     {"Sort", "Aggregate", "Hash", "Materialize", "Memoize", "WindowAgg"}
 )  # they read all of their input
@@ -42,10 +43,10 @@ class _Rules:
     config: OptimizationConfig
 
     def below(self, node: PlanNode, *, is_cut_short: bool) -> Iterator[Finding]:
-        cut = (is_cut_short or node.kind == "Limit") and node.kind not in _BLOCKING
-        yield from self._of(node, is_cut_short=cut)
+        """Findings about a step and all below it; one that is cut short was stopped when there was enough."""
+        yield from self._of(node, is_cut_short=is_cut_short)
         for child in node.children:
-            yield from self.below(child, is_cut_short=cut)
+            yield from self.below(child, is_cut_short=_cuts_short(node, is_cut_short=is_cut_short))
 
     def _of(self, node: PlanNode, *, is_cut_short: bool) -> Iterator[Finding]:
         scan = self._sequential_scan(node)
@@ -161,10 +162,8 @@ class _Rules:
 
     def _bad_estimate(self, node: PlanNode, *, is_cut_short: bool) -> Iterator[Finding]:
         factor = self._estimate_factor(node, is_cut_short=is_cut_short)
-        if factor is None or any(
-            self._estimate_factor(child, is_cut_short=is_cut_short and child.kind not in _BLOCKING) is not None
-            for child in node.children
-        ):
+        below = _cuts_short(node, is_cut_short=is_cut_short)
+        if factor is None or any(self._estimate_factor(child, is_cut_short=below) for child in node.children):
             return  # what is wrong below makes all above it wrong
         actual = node.actual_rows or 0.0
         table = self._table(node)
@@ -183,7 +182,7 @@ class _Rules:
 
     def _estimate_factor(self, node: PlanNode, *, is_cut_short: bool) -> float | None:
         """How many times the estimate is off; None if it is good enough, or nobody can tell."""
-        if node.actual_rows is None or not node.loops:
+        if node.actual_rows is None or not node.loops or node.kind in _BITMAPS:
             return None
         actual, planned = max(node.actual_rows, 1.0), max(node.planned_rows, 1.0)
         if actual < planned and is_cut_short:
@@ -196,6 +195,11 @@ class _Rules:
 
     def _table(self, node: PlanNode) -> Table | None:
         return self.tables.get((node.schema or "public", node.table)) if node.table else None
+
+
+def _cuts_short(node: PlanNode, *, is_cut_short: bool) -> bool:
+    """Whether a step may stop those below it before they end."""
+    return (is_cut_short or node.kind == "Limit") and node.kind not in _BLOCKING
 
 
 def _runs(node: PlanNode) -> float:
