@@ -1,4 +1,4 @@
-"""IndexingStrategy: the planted faults are found and nothing else is, and changes survive what goes wrong on the way."""
+"""IndexingStrategy: the planted faults are found and nothing else is; changes survive what goes wrong on the way."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,5 @@
 """QueryOptimizer on a million rows: each planted fault is found, its twin is not, and what is proposed helps."""
 
-import asyncio
-
 import pytest
 
 from svcframework.errors import DatabaseError, ServiceTimeoutError
@@ -11,7 +9,6 @@ from svcframework_postgres import (
     CreateStatistics,
     FindingKind,
     IndexingStrategy,
-    OptimizationConfig,
     QueryOptimizer,
     Severity,
     StatementStatisticsError,

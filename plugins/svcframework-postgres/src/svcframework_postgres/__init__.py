@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     from svcframework_postgres.findings import Finding, FindingKind, Severity
     from svcframework_postgres.identifiers import Identifier
     from svcframework_postgres.indexing import IndexingStrategy
+    from svcframework_postgres.migrationconfig import MigrationConfig
+    from svcframework_postgres.migrationerrors import (
+        IrreversibleMigrationError,
+        MigrationError,
+        MigrationFailedError,
+        MigrationFilesError,
+        MigrationHistoryError,
+        MigrationLockedError,
+        MigrationsPendingError,
+    )
+    from svcframework_postgres.migrationfiles import MigrationFile
+    from svcframework_postgres.migrations import AppliedMigration, Migrations, MigrationStatus
+    from svcframework_postgres.migrationservice import MigrationService
     from svcframework_postgres.optimization import OptimizationService
     from svcframework_postgres.optimizationconfig import OptimizationConfig
     from svcframework_postgres.optimizer import QueryOptimizer, QueryPlan
@@ -32,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnalyzeTable",
     "AppliedChange",
+    "AppliedMigration",
     "AuroraService",
     "CreateIndex",
     "CreateStatistics",
@@ -41,6 +55,18 @@ __all__ = [
     "HasDsn",
     "Identifier",
     "IndexingStrategy",
+    "IrreversibleMigrationError",
+    "MigrationConfig",
+    "MigrationError",
+    "MigrationFailedError",
+    "MigrationFile",
+    "MigrationFilesError",
+    "MigrationHistoryError",
+    "MigrationLockedError",
+    "MigrationService",
+    "MigrationStatus",
+    "Migrations",
+    "MigrationsPendingError",
     "OptimizationConfig",
     "OptimizationReport",
     "OptimizationService",
@@ -64,6 +90,7 @@ __all__ = [
 _HOME = {
     "AnalyzeTable": "proposals",
     "AppliedChange": "schemachanges",
+    "AppliedMigration": "migrations",
     "AuroraService": "service",
     "CreateIndex": "proposals",
     "CreateStatistics": "proposals",
@@ -73,6 +100,18 @@ _HOME = {
     "HasDsn": "service",
     "Identifier": "identifiers",
     "IndexingStrategy": "indexing",
+    "IrreversibleMigrationError": "migrationerrors",
+    "MigrationConfig": "migrationconfig",
+    "MigrationError": "migrationerrors",
+    "MigrationFailedError": "migrationerrors",
+    "MigrationFile": "migrationfiles",
+    "MigrationFilesError": "migrationerrors",
+    "MigrationHistoryError": "migrationerrors",
+    "MigrationLockedError": "migrationerrors",
+    "MigrationService": "migrationservice",
+    "MigrationStatus": "migrations",
+    "Migrations": "migrations",
+    "MigrationsPendingError": "migrationerrors",
     "OptimizationConfig": "optimizationconfig",
     "OptimizationReport": "report",
     "OptimizationService": "optimization",

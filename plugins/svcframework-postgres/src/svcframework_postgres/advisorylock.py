@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
-
-from svcframework_postgres.errors import DRIVER_ERRORS
 
 _POLL = 0.05  # seconds between two looks; grows to _LONGEST_POLL
 _LONGEST_POLL = 0.5
@@ -37,7 +34,7 @@ async def advisory_lock(connection: asyncpg.Connection, name: str, *, wait: floa
     as one that is at work, and `CREATE INDEX CONCURRENTLY` of the holder would wait for it, and so for ever.
 
     Args:
-        connection: What holds it.
+        connection: What holds it; it is reset or closed when the block raises.
         name: Which.
         wait: Seconds to try; 0 for once.
 
@@ -52,13 +49,8 @@ async def advisory_lock(connection: asyncpg.Connection, name: str, *, wait: floa
             raise LockBusyError(name, await _holder(connection, key))
         await asyncio.sleep(min(pause, max(0.0, until - loop.time())))
         pause = min(_LONGEST_POLL, pause * 1.5)
-    try:
-        yield
-    finally:
-        if not connection.is_closed():
-            # The connection is reset or closed after this, which unlocks as well.
-            with contextlib.suppress(*DRIVER_ERRORS):
-                await connection.execute("SELECT pg_advisory_unlock($1)", key)
+    yield  # after an error the connection is reset or closed, and the lock is gone with that
+    await connection.execute("SELECT pg_advisory_unlock($1)", key)
 
 
 def lock_key(name: str) -> int:
