@@ -3,6 +3,8 @@
 import asyncio
 import uuid
 
+import anyio
+import asyncpg
 import pytest
 
 from svcframework import BaseService, ServiceContainer, ServiceHost, providers
@@ -44,17 +46,33 @@ def folder(tmp_path):
     return write
 
 
-@pytest.fixture
-async def empty(database, postgres):
-    """A service on an empty database of the test's own."""
+@pytest.fixture(scope="module")
+def migrated_dsn(postgres_server):
+    """The address of a database of this module's own."""
     name = f"migrated_{uuid.uuid4().hex}"
-    await database.execute_query(f"CREATE DATABASE {name}", timeout=60)
-    config = PostgresConfig(dsn=postgres.dsn.removesuffix("/postgres") + f"/{name}", pool_max_size=3)
-    service = PostgresService(config)
+
+    async def make():
+        connection = await asyncpg.connect(postgres_server.dsn)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    anyio.run(make)
+    return postgres_server.dsn.removesuffix("/postgres") + f"/{name}"
+
+
+@pytest.fixture
+async def empty(migrated_dsn):
+    """A service on a database with nothing in it."""
+    service = PostgresService(PostgresConfig(dsn=migrated_dsn, pool_max_size=3))
     await service.on_startup()
+    for row in await service.execute_query(
+        "SELECT quote_ident(nspname) AS n FROM pg_namespace WHERE nspname !~ '^pg_'"
+    ):
+        if row["n"] != "information_schema":
+            await service.execute_query(f"DROP SCHEMA {row['n']} CASCADE")
+    await service.execute_query("CREATE SCHEMA public")
     yield service
     await service.on_shutdown()
-    await database.execute_query(f"DROP DATABASE {name} WITH (FORCE)", timeout=60)
 
 
 async def test_files_are_applied_once_and_in_order(folder, empty):
