@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 
-from svcframework_postgres.proposals import Proposal
+from svcframework_postgres.proposals import CreateIndex, Proposal
 
 
 class Severity(Enum):
@@ -81,3 +81,24 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     for finding in findings:
         kept.setdefault((finding.kind, finding.subject, finding.what), finding)
     return tuple(sorted(kept.values(), key=lambda one: (one.severity.rank, one.kind.value, one.subject)))
+
+
+def without_overlap(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings, where one index helps several of them, with that index as the proposal of each.
+
+    Otherwise the next report would call the shorter of two new indexes the beginning of the longer one.
+    """
+    found = tuple(findings)
+    indexes = {one.proposal for one in found if isinstance(one.proposal, CreateIndex)}
+    longest = sorted(indexes, key=lambda one: (-len(one.columns), one.key))
+    return tuple(
+        replace(one, proposal=next(other for other in longest if _covers(other, one.proposal)))
+        if isinstance(one.proposal, CreateIndex)
+        else one
+        for one in found
+    )
+
+
+def _covers(longer: CreateIndex, shorter: CreateIndex) -> bool:
+    is_same_table = (longer.schema, longer.table) == (shorter.schema, shorter.table)
+    return is_same_table and longer.columns[: len(shorter.columns)] == shorter.columns

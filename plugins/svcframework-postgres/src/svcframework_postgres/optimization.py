@@ -11,7 +11,7 @@ from svcframework.errors import ServiceFrameworkError
 from svcframework.methods import service_method
 from svcframework.service import BaseService
 from svcframework_postgres.catalogue import read_moment
-from svcframework_postgres.findings import Finding, worst_first
+from svcframework_postgres.findings import Finding, without_overlap, worst_first
 from svcframework_postgres.indexing import IndexingStrategy
 from svcframework_postgres.optimizationconfig import OptimizationConfig
 from svcframework_postgres.optimizer import QueryOptimizer
@@ -75,7 +75,7 @@ class OptimizationService(BaseService[OptimizationConfig]):
         except StatementStatisticsError as error:
             found.append(without_statistics(error))
         seconds = time.perf_counter() - started
-        findings = worst_first(found)
+        findings = without_overlap(worst_first(found))
         return OptimizationReport(chosen.address, now, since, findings, tuple(statements), seconds)
 
     @service_method

@@ -12,6 +12,7 @@ from svcframework.errors import ServiceFrameworkError, did_you_mean
 from svcframework_postgres.findings import Finding, Severity
 from svcframework_postgres.proposals import Proposal
 from svcframework_postgres.statementstatistics import StatementStatistics
+from svcframework_postgres.words import one_line, shown
 
 Choice = str | Proposal | Finding
 """What chooses a proposal: its key, the proposal itself, or the finding that has it."""
@@ -145,7 +146,7 @@ def _finding_lines(number: int, finding: Finding) -> Iterator[str]:
     yield from _wrapped(finding.what)
     if finding.evidence:
         yield from _wrapped(", ".join(f"{name} {shown(value)}" for name, value in finding.evidence.items()))
-    if finding.statement is not None and finding.statement != finding.subject:
+    if finding.statement is not None and one_line(finding.statement, _QUERY) != one_line(finding.subject, _QUERY):
         yield from _wrapped(f"in: {one_line(finding.statement, _WIDTH * 2)}")
     yield from _wrapped(f"-> {finding.advice}")
     if finding.proposal is not None:
@@ -162,16 +163,3 @@ def _wrapped(text: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def shown(value: float | str) -> str:
-    """A number with its thousands apart, a text as one line."""
-    if isinstance(value, str):
-        return one_line(value, _WIDTH)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def one_line(text: str, most: int) -> str:
-    """A text without line breaks and control characters, cut to `most` characters."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return flat if len(flat) <= most else f"{flat[: most - 1]}…"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from html import escape
 
 from svcframework_postgres.findings import Finding, Severity
-from svcframework_postgres.report import OptimizationReport, shown
+from svcframework_postgres.report import OptimizationReport
 from svcframework_postgres.statementstatistics import StatementStatistics
+from svcframework_postgres.words import shown
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1c2330; --soft: #5b6678; --line: #dfe3ea;
@@ -37,6 +38,7 @@ dl div { min-width: 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wra
   font-variant-numeric: tabular-nums; }
 pre { background: var(--code); border-radius: 7px; padding: 0.6rem 0.8rem; margin: 0.5rem 0 0; white-space: pre-wrap;
   overflow-wrap: anywhere; font: 0.83rem/1.5 ui-monospace, SFMono-Regular, Menlo, monospace; }
+.what::first-letter { text-transform: uppercase; }
 .key { color: var(--soft); font-size: 0.8rem; margin-top: 0.6rem; }
 .advice { font-weight: 500; }
 details summary { cursor: pointer; color: var(--soft); font-size: 0.85rem; }
@@ -88,7 +90,7 @@ def _article(finding: Finding) -> Iterator[str]:
     yield f'<article class="{finding.severity.value}"><header>'
     yield f'<span class="badge">{finding.severity.value}</span><h3>{escape(finding.subject)}</h3>'
     yield f'<span class="kind">{escape(finding.kind.value)}</span></header>'
-    yield f"<p>{escape(finding.what)}.</p>"
+    yield f'<p class="what">{escape(finding.what)}.</p>'
     if finding.evidence:
         yield "<dl>"
         for name, value in finding.evidence.items():

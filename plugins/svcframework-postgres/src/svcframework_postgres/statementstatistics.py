@@ -11,6 +11,7 @@ from svcframework_postgres.catalogue import MARK, Ask
 from svcframework_postgres.findings import Finding, FindingKind, Severity
 from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.optimizationconfig import OptimizationConfig
+from svcframework_postgres.words import one_line
 
 Order = Literal["total_seconds", "mean_seconds", "calls", "temp_blocks"]
 
@@ -22,9 +23,13 @@ _ORDERS: dict[Order, str] = {
 }
 _NOT_PRELOADED = "55000"  # object not in prerequisite state
 _BLOCK = 8192
+_SUBJECT = 60  # characters of a statement that stand for it
 
 # Only what changes or reads rows: CREATE ROLE and ALTER ROLE have passwords in their text.
 _PLAIN = r"^(\s|--[^\n]*\n|/\*.*?\*/|\()*(select|insert|update|delete|merge|with|values)\y"
+
+# What the pool, and whoever looks at statistics, runs between the statements that somebody wrote.
+_HOUSEKEEPING = r"pg_advisory_unlock_all\(\)|pg_stat_(statements_)?reset\(|FROM pg_(catalog\.)?pg_type"
 
 _WHERE = "dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND calls > 0"
 
@@ -91,9 +96,9 @@ async def read_statements(ask: Ask, *, limit: int, order: Order) -> list[Stateme
     query = f"""
         SELECT {MARK} queryid, query, calls, rows, total_exec_time, mean_exec_time, max_exec_time,
             shared_blks_hit, shared_blks_read, temp_blks_written
-        FROM {view} WHERE {_WHERE} AND query ~* $1 AND query NOT LIKE '%' || $2 || '%'
-        ORDER BY {_ORDERS[order]} DESC, queryid LIMIT $3"""  # noqa: S608 - an Identifier and constants of this module
-    return [_statement(row) for row in await _asked(ask, query, _PLAIN, MARK, limit)]
+        FROM {view} WHERE {_WHERE} AND query ~* $1 AND query !~ $2 AND strpos(query, $3) = 0
+        ORDER BY {_ORDERS[order]} DESC, queryid LIMIT $4"""  # noqa: S608 - an Identifier and constants of this module
+    return [_statement(row) for row in await _asked(ask, query, _PLAIN, _HOUSEKEEPING, MARK, limit)]
 
 
 async def count_reading_calls(ask: Ask) -> int:
@@ -183,7 +188,7 @@ def judge_statement(one: StatementStatistics, reading_calls: int, config: Optimi
         reading_calls: Calls of all reading statements together.
         config: The limits.
     """
-    subject = f"statement {one.query_id}"
+    subject = one_line(one.query, _SUBJECT)
     if one.mean_seconds >= config.slow_seconds:
         yield Finding(
             FindingKind.SLOW_STATEMENT,
