@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svcframework_postgres.codecs import Codec
     from svcframework_postgres.config import PostgresConfig
+    from svcframework_postgres.connections import Connection
+    from svcframework_postgres.copying import CopyOptions
+    from svcframework_postgres.errors import TransactionConflictError, TransactionOutcomeUnknownError
     from svcframework_postgres.findings import Finding, FindingKind, Severity
     from svcframework_postgres.identifiers import Identifier
     from svcframework_postgres.indexing import IndexingStrategy
+    from svcframework_postgres.lending import PoolStatistics
+    from svcframework_postgres.manager import ConnectionManager, HasDsn, PoolHealth
     from svcframework_postgres.migrationconfig import MigrationConfig
     from svcframework_postgres.migrationerrors import (
         IrreversibleMigrationError,
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from svcframework_postgres.optimizationconfig import OptimizationConfig
     from svcframework_postgres.optimizer import QueryOptimizer, QueryPlan
     from svcframework_postgres.plans import PlanNode
-    from svcframework_postgres.pool import PoolStatistics, PostgresPool
+    from svcframework_postgres.pool import PostgresPool
     from svcframework_postgres.proposals import (
         AnalyzeTable,
         CreateIndex,
@@ -38,8 +44,9 @@ if TYPE_CHECKING:
     from svcframework_postgres.recording import Recording
     from svcframework_postgres.report import OptimizationReport, UnknownProposalError
     from svcframework_postgres.schemachanges import AppliedChange
-    from svcframework_postgres.service import AuroraService, HasDsn, PostgresService
+    from svcframework_postgres.service import AuroraService, PostgresService
     from svcframework_postgres.statementstatistics import StatementStatistics, StatementStatisticsError
+    from svcframework_postgres.streaming import PostgresStream
     from svcframework_postgres.transaction import PostgresTransaction
 
 __all__ = [
@@ -47,6 +54,10 @@ __all__ = [
     "AppliedChange",
     "AppliedMigration",
     "AuroraService",
+    "Codec",
+    "Connection",
+    "ConnectionManager",
+    "CopyOptions",
     "CreateIndex",
     "CreateStatistics",
     "DropIndex",
@@ -71,10 +82,12 @@ __all__ = [
     "OptimizationReport",
     "OptimizationService",
     "PlanNode",
+    "PoolHealth",
     "PoolStatistics",
     "PostgresConfig",
     "PostgresPool",
     "PostgresService",
+    "PostgresStream",
     "PostgresTransaction",
     "Proposal",
     "QueryOptimizer",
@@ -84,6 +97,8 @@ __all__ = [
     "Severity",
     "StatementStatistics",
     "StatementStatisticsError",
+    "TransactionConflictError",
+    "TransactionOutcomeUnknownError",
     "UnknownProposalError",
 ]
 
@@ -92,12 +107,16 @@ _HOME = {
     "AppliedChange": "schemachanges",
     "AppliedMigration": "migrations",
     "AuroraService": "service",
+    "Codec": "codecs",
+    "Connection": "connections",
+    "ConnectionManager": "manager",
+    "CopyOptions": "copying",
     "CreateIndex": "proposals",
     "CreateStatistics": "proposals",
     "DropIndex": "proposals",
     "Finding": "findings",
     "FindingKind": "findings",
-    "HasDsn": "service",
+    "HasDsn": "manager",
     "Identifier": "identifiers",
     "IndexingStrategy": "indexing",
     "IrreversibleMigrationError": "migrationerrors",
@@ -116,10 +135,12 @@ _HOME = {
     "OptimizationReport": "report",
     "OptimizationService": "optimization",
     "PlanNode": "plans",
-    "PoolStatistics": "pool",
+    "PoolHealth": "manager",
+    "PoolStatistics": "lending",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
     "PostgresService": "service",
+    "PostgresStream": "streaming",
     "PostgresTransaction": "transaction",
     "Proposal": "proposals",
     "QueryOptimizer": "optimizer",
@@ -129,6 +150,8 @@ _HOME = {
     "Severity": "findings",
     "StatementStatistics": "statementstatistics",
     "StatementStatisticsError": "statementstatistics",
+    "TransactionConflictError": "errors",
+    "TransactionOutcomeUnknownError": "errors",
     "UnknownProposalError": "report",
 }
 
