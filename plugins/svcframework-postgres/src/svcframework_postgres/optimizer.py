@@ -15,11 +15,12 @@ from svcframework.errors import DatabaseError
 from svcframework_postgres.catalogue import Catalogue, read_catalogue
 from svcframework_postgres.findings import Finding, worst_first
 from svcframework_postgres.identifiers import Identifier
+from svcframework_postgres.noting import noted_by
 from svcframework_postgres.optimizationconfig import OptimizationConfig
 from svcframework_postgres.planadvice import advise
 from svcframework_postgres.plans import PlanNode, PlanTree, read_plan
 from svcframework_postgres.pool import PostgresPool
-from svcframework_postgres.recording import Recording, recorded_into
+from svcframework_postgres.recording import Recording
 from svcframework_postgres.service import PostgresService
 from svcframework_postgres.statementstatistics import (
     Order,
@@ -119,7 +120,8 @@ class QueryOptimizer:
 
         What the block's own tasks run is noted, too; what other tasks run is not.
         """
-        with recorded_into(Recording(self.config)) as recording:
+        recording = Recording(self.config)
+        with noted_by(recording):
             yield recording
 
     # --- plans ------------------------------------------------------------------------------------------

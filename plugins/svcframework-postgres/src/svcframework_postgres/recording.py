@@ -1,14 +1,11 @@
 """Recording: which statements one piece of code runs. For tests, and for a look at one request.
 
 Statements are noted where they are run, in the task that asked for them and the tasks that it starts: what others run
-at the same time isn't in it. While nobody records, a statement pays for one look at a context variable.
+at the same time isn't in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from svcframework_postgres.findings import Finding, FindingKind, Severity, worst_first
@@ -69,22 +66,6 @@ class Recording:
         is_read = one.query.lstrip("( \n\t").lower().startswith(_READS)
         is_small = one.rows <= one.calls * self.config.n_plus_one_rows
         return is_read and is_small and one.calls >= self.config.recorded_repeats
-
-
-_current: ContextVar[Recording | None] = ContextVar("svcframework_postgres_recording", default=None)
-
-current_recording = _current.get
-"""The recording that is open in this context, None if there is none."""
-
-
-@contextmanager
-def recorded_into(recording: Recording) -> Iterator[Recording]:
-    """Note the statements of a block. An inner recording takes the outer one's place for its block."""
-    token = _current.set(recording)
-    try:
-        yield recording
-    finally:
-        _current.reset(token)
 
 
 def _suspicion(one: RecordedStatement) -> Finding:
