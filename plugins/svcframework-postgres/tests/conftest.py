@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import asyncpg
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from svcframework_embedded import EmbeddedPostgres, EmbeddedPostgresConfig, running
 from svcframework_embedded.testing import PostgresHandle, served
@@ -49,6 +50,7 @@ def planted_server():
         handle = PostgresHandle(server, portal)
         anyio.run(_plant, handle.dsn)
         yield handle
+        handle.kill()  # its last checkpoint would take seconds, for data that nobody needs
 
 
 async def _plant(dsn):
@@ -76,17 +78,42 @@ async def planted(planted_server):
 
 
 @pytest.fixture
-async def planted_copy(planted, planted_server):
+async def planted_copy(planted_server):
     """A running service on a copy of the planted database, which the test may change."""
-    name = f"copy_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(planted_server.dsn, database="template1")
-    await planted.on_shutdown()  # nobody may be in a database that is copied
-    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE postgres STRATEGY file_copy')
-    service = PostgresService(
-        PostgresConfig(dsn=planted_server.dsn.removesuffix("/postgres") + f"/{name}", pool_max_size=4)
-    )
+    async with _copy_of(planted_server) as dsn, _service(dsn) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def scratch_dsn(planted_server):
+    """The address of a copy that the tests of a module share: they may add to it."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_copy_of(planted_server)) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def scratch(scratch_dsn):
+    """A running service on that copy."""
+    async with _service(scratch_dsn) as service:
+        yield service
+
+
+@contextlib.asynccontextmanager
+async def _service(dsn):
+    service = PostgresService(PostgresConfig(dsn=dsn, pool_max_size=4, command_timeout=60))
     await service.on_startup()
     yield service
     await service.on_shutdown()
+
+
+@contextlib.asynccontextmanager
+async def _copy_of(server):
+    name = f"copy_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(server.dsn, database="template1")
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'postgres'"
+    )  # nobody may be in a database that is copied
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE postgres STRATEGY file_copy')
+    yield server.dsn.removesuffix("/postgres") + f"/{name}"
     await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     await connection.close()

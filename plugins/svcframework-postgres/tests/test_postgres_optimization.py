@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,21 +23,25 @@ LIMITS = {"index_bytes": 100_000, "bloat_bytes": 500_000, "unused_after": 0}
 EVIL = '<script src="https://evil.example/x.js">alert(1)</script>'
 
 
+def looking_at(database):
+    return OptimizationService(LIMITS, database_service=database)
+
+
 @pytest.fixture
 def service(planted_copy):
-    return OptimizationService(LIMITS, database_service=planted_copy)
+    return looking_at(planted_copy)
 
 
-async def test_report_has_everything(service, planted_copy):
+async def test_report_has_everything(scratch):
     """Findings about indexes and statements, worst first, and the statements that cost the most."""
-    await planted_copy.execute_query("SELECT * FROM orders WHERE customer_id = $1 AND total > $2", 5, 0)
-    report = await service.report()
+    await scratch.execute_query("SELECT * FROM orders WHERE customer_id = $1 AND total > $2", 5, 0)
+    report = await looking_at(scratch).report()
     kinds = {finding.kind for finding in report.findings}
     assert {FindingKind.INVALID_INDEX, FindingKind.SEQUENTIAL_SCAN, FindingKind.MISSING_FOREIGN_KEY_INDEX} <= kinds
     assert [one.severity.rank for one in report.findings] == sorted(one.severity.rank for one in report.findings)
     assert report.count(Severity.CRITICAL) >= 2
     assert any("customer_id" in one.query for one in report.statements)
-    assert report.database.endswith(planted_copy.pool.address.rpartition("/")[2])
+    assert report.database.endswith(scratch.pool.address.rpartition("/")[2])
     assert len({proposal.key for proposal in report.proposals}) == len(report.proposals)
     as_data = json.loads(json.dumps(report.as_dict()))
     assert len(report.findings) == len(as_data["findings"])
@@ -56,8 +61,9 @@ async def test_one_index_helps_all_findings_that_it_can(service, planted_copy):
     assert (FindingKind.SEQUENTIAL_SCAN, "public.orders") not in subjects
 
 
-async def test_nothing_is_done_unless_told_to(service, planted_copy):
+async def test_nothing_is_done_unless_told_to(scratch):
     """A dry run, the default, says what would be run; nothing has changed after it."""
+    service = looking_at(scratch)
     before = await service.indexing().indexes()
     report = await service.report()
     changes = await service.apply([report.findings[0], *report.proposals], report=report)
@@ -81,8 +87,9 @@ async def test_what_is_chosen_is_done(service):
     assert finding.proposal.key in keys
 
 
-async def test_unknown_choice_is_refused_before_anything_is_done(service):
+async def test_unknown_choice_is_refused_before_anything_is_done(scratch):
     """A key that isn't in the report, a proposal of another one, and a finding without a proposal."""
+    service = looking_at(scratch)
     good = "drop index public.customers_country_again_idx"
     with pytest.raises(UnknownProposalError, match=r"Did you mean 'drop index public\.customers_country_again_idx'"):
         await service.apply([good, good + "x"], dry_run=False)
@@ -91,16 +98,16 @@ async def test_unknown_choice_is_refused_before_anything_is_done(service):
     assert good in {proposal.key for proposal in (await service.report()).proposals}
 
 
-async def test_text_is_readable_in_a_terminal(service, planted_copy):
+async def test_text_is_readable_in_a_terminal(scratch):
     """Each finding with its numbers and its key, no line beyond 120 characters, no control characters."""
-    await planted_copy.execute_query('CREATE TABLE "bad\x1b[31m\nname" (n int)')
-    await planted_copy.execute_query('CREATE INDEX twice ON "bad\x1b[31m\nname" (n)')
-    await planted_copy.execute_query('CREATE INDEX twice_again ON "bad\x1b[31m\nname" (n)')
-    report = await service.report()
+    await scratch.execute_query('CREATE TABLE "bad\x1b[31m\nname" (n int)')
+    await scratch.execute_query('CREATE INDEX twice ON "bad\x1b[31m\nname" (n)')
+    await scratch.execute_query('CREATE INDEX twice_again ON "bad\x1b[31m\nname" (n)')
+    report = await looking_at(scratch).report()
     text = report.text()
     assert f"Database {report.database}, " in text
     assert "CRITICAL  invalid index: public.coupons_code_idx" in text
-    assert "[create index public.orders_customer_id_idx]" in text
+    assert "[create index public.orders_customer_id" in text
     assert "table_rows 1,000,000" in text
     assert max(map(len, text.splitlines())) <= 120
     assert not [c for c in text if not c.isprintable() and c != "\n"]
@@ -122,13 +129,13 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-async def test_page_needs_nothing_else(service, planted_copy):
+async def test_page_needs_nothing_else(scratch):
     """One page without a script, a link or a request, whatever tables and statements are called."""
-    await planted_copy.execute_query(f'CREATE TABLE "{EVIL.replace(chr(34), chr(34) * 2)}" (n int)')
+    await scratch.execute_query(f'CREATE TABLE "{EVIL.replace(chr(34), chr(34) * 2)}" (n int)')
     for name in ("one", "two"):
-        await planted_copy.execute_query(f'CREATE INDEX {name} ON "{EVIL.replace(chr(34), chr(34) * 2)}" (n)')
-    await planted_copy.execute_query("SELECT * FROM orders WHERE customer_id = $1 AND total < 0 -- " + EVIL, 5)
-    report = await service.report()
+        await scratch.execute_query(f'CREATE INDEX {name} ON "{EVIL.replace(chr(34), chr(34) * 2)}" (n)')
+    await scratch.execute_query("SELECT * FROM orders WHERE customer_id = $1 AND total < 0 -- " + EVIL, 5)
+    report = await looking_at(scratch).report()
     html = report.html()
     page = Page(html)
     assert not page.tags & {"script", "link", "img", "iframe", "form", "a"}
@@ -161,22 +168,40 @@ async def test_database_with_nothing_wrong(planted_copy):
     assert "Nothing was found." in report.html()
 
 
-async def test_tenants_are_looked_at_by_their_pool(planted, planted_copy):
+async def test_tenants_are_looked_at_by_their_pool(scratch):
     """A pool from get_org_pool has a report of its own."""
-    service = OptimizationService(LIMITS, database_service=planted_copy)
-    pool = await planted_copy.get_org_pool("template1")
+    service = OptimizationService(LIMITS, database_service=scratch)
+    pool = await scratch.get_org_pool("template1")
     report = await service.report(pool)
     assert report.database.endswith("/template1")
     assert () == report.proposals
 
 
-async def test_in_a_host_it_is_wired_to_the_database(planted_copy):
+async def test_in_a_host_it_is_wired_to_the_database(scratch):
     """The database service is injected by name; health is that of a service that runs."""
 
     class Container(ServiceContainer):
-        database_service = providers.Service(PostgresService, config=planted_copy.config)
+        database_service = providers.Service(PostgresService, config=scratch.config)
         optimization_service = providers.Service(OptimizationService)
 
     async with ServiceHost(Container) as host:
         assert await host[OptimizationService].health_check()
         assert (await host["optimization_service"].report()).findings
+
+
+async def test_role_that_may_see_little_still_has_a_report(scratch, scratch_dsn):
+    """Without rights on tables and statistics the report is there, and says what is hidden and how to see it."""
+    await scratch.execute_query("SELECT 'of another role' FROM notes")
+    await scratch.execute_query("CREATE ROLE modest LOGIN PASSWORD 'canary-7Q'")
+    parts = urlsplit(scratch_dsn)
+    dsn = parts._replace(netloc=f"modest:canary-7Q@{parts.netloc.rpartition('@')[2]}").geturl()
+    database = PostgresService({"dsn": dsn})
+    await database.on_startup()
+    report = await looking_at(database).report()
+    [hidden] = [one for one in report.findings if one.kind is FindingKind.NO_STATEMENT_STATISTICS]
+    assert "pg_read_all_stats" in hidden.advice
+    assert "public.orders" in {one.subject for one in report.findings}
+    [refused] = await looking_at(database).apply(["create index public.orders_customer_id_idx"], dry_run=False)
+    assert (False, "42501") == (refused.is_done, refused.error.sqlstate)
+    assert "canary" not in report.text() + report.html() + str(refused.error)
+    await database.on_shutdown()

@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_CONSTANT = re.compile(r"E?'(?:[^'\\]|''|\\.)*'")
 _RANGES = frozenset({"<", ">", "<=", ">="})
 _TEXTS = frozenset({"text", "bpchar", "character", "varchar"})
 
@@ -75,6 +76,15 @@ def conditions_on(condition: str | None, alias: str) -> Conditions:
     return Conditions(
         tuple(dict.fromkeys(equal)), tuple(dict.fromkeys(ranges)), tuple(dict.fromkeys(other)), frozenset(as_text)
     )
+
+
+def without_constants(condition: str) -> str:
+    """A condition as anyone may see it: its texts are arguments of somebody's.
+
+    >>> without_constants("((o.email)::text = 'ada@example.org'::text)")
+    "((o.email)::text = '…'::text)"
+    """
+    return _CONSTANT.sub("'…'", condition)
 
 
 def _tokens(text: str) -> list[_Token]:

@@ -50,16 +50,16 @@ async def run_file(
     started = time.perf_counter()
     await _fresh(connection, config)
     if file.in_transaction:
-        async with _transaction(connection, file):
+        async with _transaction(connection, file, config):
             await _run(connection, file.file, file.sql, config)
             await _check_still_in_it(connection, file)
             return await _noted(connection, file, table, started)
-    await _drop_left_overs(connection, file)
+    await _drop_left_overs(connection, file, config)
     try:
         await _run(connection, file.file, file.sql, config)
     except MigrationFailedError:
         with contextlib.suppress(*DRIVER_ERRORS):
-            await _drop_left_overs(connection, file)
+            await _drop_left_overs(connection, file, config)
         raise
     return await _noted(connection, file, table, started)
 
@@ -70,14 +70,16 @@ async def run_undo(
     """Run what undoes a migration, and forget that it was applied. Arguments and errors as `run_file`."""
     down = file.file.removesuffix(".sql") + ".down.sql"
     await _fresh(connection, config)
-    async with _transaction(connection, file):
+    async with _transaction(connection, file, config):
         await _run(connection, down, file.undo or "", config)
         await _check_still_in_it(connection, file)
         await connection.execute(f"DELETE FROM {table} WHERE version = $1", file.version)  # noqa: S608 - an Identifier
 
 
 @asynccontextmanager
-async def _transaction(connection: asyncpg.Connection, file: MigrationFile) -> AsyncIterator[None]:
+async def _transaction(
+    connection: asyncpg.Connection, file: MigrationFile, config: MigrationConfig
+) -> AsyncIterator[None]:
     # Not the driver's own: a file that ends the transaction would confuse its count.
     await connection.execute("BEGIN")
     try:
@@ -88,7 +90,7 @@ async def _transaction(connection: asyncpg.Connection, file: MigrationFile) -> A
             await connection.execute("ROLLBACK")
         raise
     try:
-        await connection.execute("COMMIT")
+        await connection.execute("COMMIT", timeout=config.file_timeout + _GRACE)
     except asyncpg.PostgresError as error:  # a constraint that is checked at the end
         raise _failed(file.file, file.sql, error) from error
 
@@ -138,7 +140,7 @@ async def _fresh(connection: asyncpg.Connection, config: MigrationConfig) -> Non
         await connection.execute("SELECT set_config($1, $2, false)", name, f"{max(1, round(seconds * 1000))}ms")
 
 
-async def _drop_left_overs(connection: asyncpg.Connection, file: MigrationFile) -> None:
+async def _drop_left_overs(connection: asyncpg.Connection, file: MigrationFile, config: MigrationConfig) -> None:
     """Drop the invalid indexes that an attempt of this file has left; `IF NOT EXISTS` would take them for done."""
     rows = await connection.fetch(
         "SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_index i"
@@ -148,4 +150,5 @@ async def _drop_left_overs(connection: asyncpg.Connection, file: MigrationFile) 
     )
     for row in rows:
         if re.search(rf"(?<![\w$]){re.escape(row['name'])}(?![\w$])", file.sql):
-            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {Identifier(row['schema'], row['name'])}")
+            index = Identifier(row["schema"], row["name"])
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}", timeout=config.file_timeout + _GRACE)

@@ -34,7 +34,7 @@ class OptimizationConfig(ServiceConfig, prefix="optimization"):
     bloat_bytes: int = Field(default=10_000_000, ge=0, description="Bytes of waste below which nobody minds bloat.")
     bloat_share: float = Field(default=0.5, gt=0, lt=1, description="Share of an index that may be waste.")
     query_timeout: float = Field(
-        default=30.0, gt=0, description="Seconds for a look into the catalogues, or for one plan."
+        default=5.0, gt=0, description="Seconds for one look into the catalogues, or for one plan."
     )
     lock_timeout: float = Field(default=5.0, gt=0, description="Seconds a change may wait for a lock.")
     build_timeout: float = Field(default=3600.0, gt=0, description="Seconds one change may take.")

@@ -26,8 +26,10 @@ from svcframework_postgres.statementstatistics import (
     Order,
     StatementStatistics,
     count_reading_calls,
+    hidden_statements,
     judge_statement,
     read_statements,
+    without_statistics,
 )
 from svcframework_postgres.transaction import PostgresTransaction
 
@@ -101,7 +103,8 @@ class QueryOptimizer:
         Raises:
             StatementStatisticsError: The server keeps no statistics; says what to do.
         """
-        found: list[Finding] = []
+        hidden = await hidden_statements(self._ask)
+        found: list[Finding] = [] if hidden is None else [without_statistics(hidden)]
         statements = {one.query_id: one for one in await self.top_statements()}
         statements |= {one.query_id: one for one in await self.top_statements(order="calls")}
         calls, catalogue = await count_reading_calls(self._ask), await read_catalogue(self._ask)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from svcframework_postgres.catalogue import Table
-from svcframework_postgres.conditions import Conditions, conditions_on
+from svcframework_postgres.conditions import Conditions, conditions_on, without_constants
 from svcframework_postgres.findings import Finding, FindingKind, Severity, worst_first
 from svcframework_postgres.optimizationconfig import OptimizationConfig
 from svcframework_postgres.plans import PlanNode, PlanTree
@@ -73,7 +73,7 @@ class _Rules:
         proposal = _index_for(table, conditions)
         read = int(rows * loops)
         evidence: dict[str, int | float | str] = {"table_rows": int(rows), "found_rows": round(kept)}
-        evidence |= {"runs": round(loops), "filter": node.filter}
+        evidence |= {"runs": round(loops), "filter": without_constants(node.filter)}
         if conditions.columns:
             evidence["columns"] = ", ".join(conditions.columns)
         return Finding(
@@ -106,7 +106,7 @@ class _Rules:
             table.full_name if table else node.kind,
             f"{node.kind} on {where} reads {node.removed_rows:,.0f} rows only to throw them away",
             {"removed_rows": int(node.removed_rows), "kept_rows": round(kept)}
-            | {"condition": node.filter or node.join_condition or ""},
+            | {"condition": without_constants(node.filter or node.join_condition or "")},
             f"{advice}, so that these rows are never read.",
             proposal,
         )
@@ -135,7 +135,7 @@ class _Rules:
             what,
             f"goes through {what} once for each of {runs:,.0f} rows, {rows:,.0f} rows in all",
             {"runs": round(runs), "rows_per_run": round(_rows_per_run(inner)), "rows": int(rows)}
-            | {"expected_runs": round(outer.planned_rows), "condition": node.join_condition or ""},
+            | {"expected_runs": round(outer.planned_rows), "condition": without_constants(node.join_condition or "")},
             "Index the columns that the join compares, so that each run is a look-up."
             if proposal
             else "Join by columns that can be compared with =, and see that the planner's estimates are right.",
@@ -175,7 +175,7 @@ class _Rules:
             table.full_name if table else node.kind,
             f"{node.kind} on {_where(node, table)} has {factor:,.0f} times {direction} rows than the planner expected",
             {"expected_rows": round(node.planned_rows), "actual_rows": round(actual), "factor": round(factor, 1)}
-            | ({"condition": node.filter or node.index_condition or ""} if table else {}),
+            | ({"condition": without_constants(node.filter or node.index_condition or "")} if table else {}),
             advice,
             proposal,
         )

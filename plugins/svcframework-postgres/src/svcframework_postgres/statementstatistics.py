@@ -109,6 +109,17 @@ async def count_reading_calls(ask: Ask) -> int:
     return int(row["calls"])
 
 
+async def hidden_statements(ask: Ask) -> StatementStatisticsError | None:
+    """Why some statements are missing from the others, None if none is: other roles' are shown to members only."""
+    view = await _view(ask)
+    hidden = f"SELECT {MARK} count(*) AS n FROM {view} WHERE {_WHERE} AND query = '<insufficient privilege>'"  # noqa: S608
+    [row] = await _asked(ask, hidden)
+    if not row["n"]:
+        return None
+    reason = f"{row['n']} statements of other roles are hidden from this one"
+    return StatementStatisticsError(reason, fix="Run GRANT pg_read_all_stats TO … for the role that looks.")
+
+
 async def _view(ask: Ask) -> Identifier:
     """The extension's view, in whatever schema it is."""
     rows = await ask(
@@ -174,7 +185,7 @@ def without_statistics(error: StatementStatisticsError) -> Finding:
         FindingKind.NO_STATEMENT_STATISTICS,
         Severity.INFO,
         "pg_stat_statements",
-        f"nothing is known about statements: {error.reason}",
+        f"not all is known about statements: {error.reason}",
         {},
         error.fix,
     )
