@@ -34,6 +34,7 @@ async def test_sequential_scan_of_a_big_table(optimizer):
     assert (FindingKind.SEQUENTIAL_SCAN, Severity.CRITICAL) == (finding.kind, finding.severity)
     assert ("public.orders", "customer_id") == (finding.subject, finding.evidence["columns"])
     assert finding.evidence["table_rows"] >= 1_000_000
+    assert finding.evidence["read_rows"] >= 1_000_000
     assert finding.evidence["found_rows"] < 1000
     assert CreateIndex("public", "orders", ("customer_id",)) == finding.proposal
     assert BY_CUSTOMER == finding.statement
@@ -49,12 +50,16 @@ async def test_sequential_scan_of_a_big_table(optimizer):
         "SELECT * FROM notes WHERE text = 'note'",
         "SELECT o.id FROM orders o JOIN customers c ON c.id = o.customer_id WHERE o.id < 100",
         "SELECT * FROM customers ORDER BY id LIMIT 5",
+        "SELECT * FROM orders WHERE total = 5 LIMIT 3",
+        "SELECT * FROM (SELECT *, row_number() OVER (ORDER BY id) FROM orders) x LIMIT 5",
         "INSERT INTO notes VALUES (1000, 1, 'x')",
     ],
 )
 async def test_innocent_statements_have_no_findings(optimizer, innocent):
     """A look-up by an index, a count of everything, a small table: nothing is wrong with these."""
     assert () == (await optimizer.explain(innocent)).findings
+    if innocent.startswith("SELECT"):
+        assert () == (await optimizer.explain(innocent, analyze=True)).findings
 
 
 async def test_statement_with_parameters_needs_no_arguments(optimizer):
@@ -127,6 +132,15 @@ async def test_rows_that_an_index_finds_and_a_filter_throws_away(optimizer):
     assert FindingKind.ROWS_REMOVED is finding.kind
     assert finding.evidence["removed_rows"] > 10_000
     assert CreateIndex("public", "orders", ("total", "placed")) == finding.proposal
+
+
+async def test_index_that_answers_nothing_of_the_condition(optimizer):
+    """An index that only gives the order is gone through for a condition that it doesn't know."""
+    query = "SELECT max(placed) FROM orders WHERE customer_id = 5"
+    [finding] = (await optimizer.explain(query, analyze=True)).findings
+    assert FindingKind.ROWS_REMOVED is finding.kind
+    assert "through orders_placed_idx" in finding.what
+    assert CreateIndex("public", "orders", ("customer_id",)) == finding.proposal
 
 
 async def test_nested_loop_explosion(optimizer):

@@ -19,9 +19,6 @@ _CRITICAL_ROWS = 100_000  # rows read in vain from which a statement hurts other
 _STALE_SHARE = 0.1  # of a table's rows changed since ANALYZE; autovacuum counts anew at this share
 _MEGABYTE = 1 << 20
 _BITMAPS = frozenset({"Bitmap Index Scan", "BitmapAnd", "BitmapOr"})  # parts of the heap scan above them, which tells
-_BLOCKING = frozenset(
-    {"Sort", "Aggregate", "Hash", "Materialize", "Memoize", "WindowAgg"}
-)  # they read all of their input
 
 
 def advise(plan: PlanTree, tables: Tables, config: OptimizationConfig, statement: str) -> tuple[Finding, ...]:
@@ -33,7 +30,7 @@ def advise(plan: PlanTree, tables: Tables, config: OptimizationConfig, statement
         config: The limits.
         statement: The statement, for the findings.
     """
-    found = _Rules(tables, config).below(plan.root, is_cut_short=False)
+    found = _Rules(tables, config).below(plan.root, wanted=None)
     return worst_first(replace(finding, statement=statement) for finding in found)
 
 
@@ -42,46 +39,49 @@ class _Rules:
     tables: Tables
     config: OptimizationConfig
 
-    def below(self, node: PlanNode, *, is_cut_short: bool) -> Iterator[Finding]:
-        """Findings about a step and all below it; one that is cut short was stopped when there was enough."""
-        yield from self._of(node, is_cut_short=is_cut_short)
-        for child in node.children:
-            yield from self.below(child, is_cut_short=_cuts_short(node, is_cut_short=is_cut_short))
+    def below(self, node: PlanNode, *, wanted: float | None) -> Iterator[Finding]:
+        """Findings about a step and all below it.
 
-    def _of(self, node: PlanNode, *, is_cut_short: bool) -> Iterator[Finding]:
-        scan = self._sequential_scan(node)
+        Args:
+            node: The step.
+            wanted: Rows after which a `Limit` above stops it; None if it runs to its end.
+        """
+        yield from self._of(node, wanted=wanted)
+        for child in node.children:
+            yield from self.below(child, wanted=_wanted_below(node, wanted))
+
+    def _of(self, node: PlanNode, *, wanted: float | None) -> Iterator[Finding]:
+        scan = self._sequential_scan(node, wanted=wanted)
         if scan is not None:
             yield scan
         else:
             yield from self._rows_removed(node)
         yield from self._nested_loop(node)
         yield from self._spilled(node)
-        yield from self._bad_estimate(node, is_cut_short=is_cut_short)
+        yield from self._bad_estimate(node, wanted=wanted)
 
     # --- rows read in vain ------------------------------------------------------------------------------
 
-    def _sequential_scan(self, node: PlanNode) -> Finding | None:
+    def _sequential_scan(self, node: PlanNode, *, wanted: float | None) -> Finding | None:
         table = self._table(node)
         if node.kind != "Seq Scan" or table is None or node.filter is None:
             return None
-        loops = 1.0 if node.loops is None else _runs(node)
-        rows = max(table.rows, (node.all_rows + node.removed_rows) / loops)
-        kept = node.all_rows / loops
-        if rows < self.config.big_table_rows or kept > rows * self.config.selective_share:
+        runs, kept, read = _scanned(node, table, wanted)
+        if read < self.config.big_table_rows or kept > read * self.config.selective_share:
             return None
         conditions = conditions_on(node.filter, node.alias or table.name)
         proposal = _index_for(table, conditions)
-        read = int(rows * loops)
-        evidence: dict[str, int | float | str] = {"table_rows": int(rows), "found_rows": round(kept)}
-        evidence |= {"runs": round(loops), "filter": without_constants(node.filter)}
+        evidence: dict[str, int | float | str] = {"table_rows": table.rows, "read_rows": round(read)}
+        evidence |= {"found_rows": round(kept), "runs": round(runs), "filter": without_constants(node.filter)}
         if conditions.columns:
             evidence["columns"] = ", ".join(conditions.columns)
         return Finding(
             FindingKind.SEQUENTIAL_SCAN,
-            Severity.CRITICAL if read >= _CRITICAL_ROWS else Severity.WARNING,
+            Severity.CRITICAL if read * runs >= _CRITICAL_ROWS else Severity.WARNING,
             table.full_name,
-            f"reads all of {table.full_name} to find {_share(kept, rows)} of its rows"
-            + (f" by {', '.join(conditions.columns)}" if conditions.columns else ""),
+            f"reads {read:,.0f} rows of {table.full_name} to find {kept:,.0f}"
+            + (f" by {', '.join(conditions.columns)}" if conditions.columns else "")
+            + (f", {runs:,.0f} times" if runs > 1 else ""),
             evidence,
             _scan_advice(table, conditions, proposal),
             proposal,
@@ -95,16 +95,17 @@ class _Rules:
             return
         table = self._table(node)
         proposal = None
-        if table is not None and node.index_condition is not None:
+        if table is not None:
             alias = node.alias or table.name
-            proposal = _index_for(table, _joined(conditions_on(node.index_condition, alias), node, alias))
-        where = f"{table.full_name} through {node.index}" if table is not None and node.index else _where(node, table)
+            proposal = _index_for(
+                table, _merged(conditions_on(node.index_condition, alias), conditions_on(node.filter, alias))
+            )
         advice = "Let an index answer the filter as well" if proposal else "Make the condition earlier or narrower"
         yield Finding(
             FindingKind.ROWS_REMOVED,
             Severity.WARNING,
             table.full_name if table else node.kind,
-            f"{node.kind} on {where} reads {node.removed_rows:,.0f} rows only to throw them away",
+            f"{_named(node, table)} reads {node.removed_rows:,.0f} rows only to throw them away",
             {"removed_rows": int(node.removed_rows), "kept_rows": round(kept)}
             | {"condition": without_constants(node.filter or node.join_condition or "")},
             f"{advice}, so that these rows are never read.",
@@ -160,10 +161,10 @@ class _Rules:
             f"Read fewer rows or columns, or give this transaction more memory: SET LOCAL work_mem = '{needed}MB'.",
         )
 
-    def _bad_estimate(self, node: PlanNode, *, is_cut_short: bool) -> Iterator[Finding]:
-        factor = self._estimate_factor(node, is_cut_short=is_cut_short)
-        below = _cuts_short(node, is_cut_short=is_cut_short)
-        if factor is None or any(self._estimate_factor(child, is_cut_short=below) for child in node.children):
+    def _bad_estimate(self, node: PlanNode, *, wanted: float | None) -> Iterator[Finding]:
+        factor = self._estimate_factor(node, wanted=wanted)
+        below = _wanted_below(node, wanted)
+        if factor is None or any(self._estimate_factor(child, wanted=below) for child in node.children):
             return  # what is wrong below makes all above it wrong
         actual = node.actual_rows or 0.0
         table = self._table(node)
@@ -173,19 +174,19 @@ class _Rules:
             FindingKind.BAD_ESTIMATE,
             Severity.WARNING,
             table.full_name if table else node.kind,
-            f"{node.kind} on {_where(node, table)} has {factor:,.0f} times {direction} rows than the planner expected",
+            f"{_named(node, table)} has {factor:,.0f} times {direction} rows than the planner expected",
             {"expected_rows": round(node.planned_rows), "actual_rows": round(actual), "factor": round(factor, 1)}
             | ({"condition": without_constants(node.filter or node.index_condition or "")} if table else {}),
             advice,
             proposal,
         )
 
-    def _estimate_factor(self, node: PlanNode, *, is_cut_short: bool) -> float | None:
+    def _estimate_factor(self, node: PlanNode, *, wanted: float | None) -> float | None:
         """How many times the estimate is off; None if it is good enough, or nobody can tell."""
         if node.actual_rows is None or not node.loops or node.kind in _BITMAPS:
             return None
         actual, planned = max(node.actual_rows, 1.0), max(node.planned_rows, 1.0)
-        if actual < planned and is_cut_short:
+        if actual < planned and wanted is not None:
             return None  # it was stopped when there was enough
         factor = max(actual / planned, planned / actual)
         is_costly = max(actual, planned) * max(1.0, node.loops) >= _MANY_ROWS
@@ -197,14 +198,21 @@ class _Rules:
         return self.tables.get((node.schema or "public", node.table)) if node.table else None
 
 
-def _cuts_short(node: PlanNode, *, is_cut_short: bool) -> bool:
-    """Whether a step may stop those below it before they end."""
-    return (is_cut_short or node.kind == "Limit") and node.kind not in _BLOCKING
+def _wanted_below(node: PlanNode, wanted: float | None) -> float | None:
+    """How many rows are taken from the steps below one."""
+    if node.kind == "Limit":
+        return node.planned_rows if wanted is None else min(wanted, node.planned_rows)
+    return None if node.reads_to_the_end else wanted
 
 
-def _runs(node: PlanNode) -> float:
-    """How often a whole scan was made: the processes of a parallel one share a single scan."""
-    return 1.0 if node.is_parallel else max(1.0, node.loops or 1.0)
+def _scanned(node: PlanNode, table: Table, wanted: float | None) -> tuple[float, float, float]:
+    """Runs of a whole scan, and the rows that one run keeps and reads: counted if it was run, else expected."""
+    if node.loops is None:
+        expected = max(node.all_rows, 1.0)
+        part = 1.0 if wanted is None else min(1.0, wanted / expected)
+        return 1.0, node.all_rows * part, table.rows * part
+    runs = 1.0 if node.is_parallel else max(1.0, node.loops)  # the processes of a parallel one share a single scan
+    return runs, node.all_rows / runs, (node.all_rows + node.removed_rows) / runs
 
 
 def _rows_per_run(inner: PlanNode) -> float:
@@ -248,10 +256,6 @@ def _scan_advice(table: Table, conditions: Conditions, proposal: CreateIndex | N
     return "Narrow the condition to columns that an index can hold."
 
 
-def _joined(found: Conditions, node: PlanNode, alias: str) -> Conditions:
-    return _merged(found, conditions_on(node.filter, alias))
-
-
 def _merged(first: Conditions, second: Conditions) -> Conditions:
     return Conditions(
         tuple(dict.fromkeys([*first.equal, *second.equal])),
@@ -276,9 +280,7 @@ def _estimate_advice(table: Table | None, node: PlanNode) -> tuple[Proposal | No
     return None, "Compare bare columns: the planner has no numbers about the result of an expression."
 
 
-def _where(node: PlanNode, table: Table | None) -> str:
-    return table.full_name if table is not None else node.index or node.table or "the rows below it"
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part:,.0f}" if whole <= 0 or part / whole < 0.001 else f"{part / whole:.1%}"  # noqa: PLR2004 - below it reads 0.0%
+def _named(node: PlanNode, table: Table | None) -> str:
+    if table is None:
+        return node.kind
+    return f"{node.kind} on {table.full_name}" + (f" through {node.index}" if node.index else "")

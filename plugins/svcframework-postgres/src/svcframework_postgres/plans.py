@@ -29,6 +29,7 @@ class PlanNode:
         removed_rows: Rows that conditions threw away, in all runs together.
         disk_bytes: What it wrote to disk for want of memory.
         batches: Parts that a hash was split into; 1 when it fitted.
+        strategy: How an aggregate is made: `Plain`, `Sorted`, `Hashed`.
         sort_keys: What it sorts by.
         workers: Processes planned beside the main one, for the steps below a `Gather`.
         is_parallel: Its rows are one process's share.
@@ -52,6 +53,7 @@ class PlanNode:
     removed_rows: float = 0.0
     disk_bytes: int = 0
     batches: int = 1
+    strategy: str | None = None
     sort_keys: tuple[str, ...] = ()
     workers: int = 0
     is_parallel: bool = False
@@ -62,6 +64,11 @@ class PlanNode:
         yield self
         for child in self.children:
             yield from child.walk()
+
+    @property
+    def reads_to_the_end(self) -> bool:
+        """Whether it takes all rows from below before it gives any, so that a `Limit` above doesn't shorten that."""
+        return self.kind in {"Sort", "Hash"} or (self.kind == "Aggregate" and self.strategy != "Sorted")
 
     @property
     def all_rows(self) -> float:
@@ -126,6 +133,7 @@ def _node(found: Mapping[str, Any], *, workers: int) -> PlanNode:
         removed_rows=removed * (1 if loops is None else max(1, loops)),
         disk_bytes=_disk_bytes(found),
         batches=max(int(found.get("Hash Batches", 1)), int(found.get("HashAgg Batches", 1)), 1),
+        strategy=found.get("Strategy"),
         sort_keys=tuple(found.get("Sort Key", ())),
         workers=workers,
         is_parallel=bool(found.get("Parallel Aware")) and workers > 0,
