@@ -9,6 +9,7 @@ import pytest
 
 from svcframework import BaseService, ServiceContainer, ServiceHost, providers
 from svcframework.errors import ConfigurationError, ConnectionFailedError, StartupError
+from svcframework.testing.faults import FaultProxy
 from svcframework_postgres import (
     IrreversibleMigrationError,
     MigrationConfig,
@@ -238,6 +239,35 @@ async def test_killed_connection_is_a_typed_error_and_leaves_nothing(folder, emp
     assert [4] == [one.version for one in await Migrations(folder()).apply(empty)]
 
 
+async def test_server_that_falls_silent_is_given_up(folder, migrated_dsn, empty):
+    """Not after the minutes that a file may take: the server is asked meanwhile. What it did is undone."""
+    folder(v0004_slow="CREATE TABLE half (id int); SELECT pg_sleep(3)")
+    async with FaultProxy(migrated_dsn) as proxy:
+        database = PostgresService(PostgresConfig(dsn=proxy.through(migrated_dsn), pool_max_size=3))
+        await database.on_startup()
+        run = asyncio.create_task(Migrations(folder(), MigrationConfig(silence_timeout=1.5)).apply(database))
+        while not await empty.execute_query("SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE half%'"):
+            await asyncio.sleep(0.01)
+        await proxy.black_hole()
+        async with asyncio.timeout(30):
+            with pytest.raises(ConnectionFailedError, match=r"has not answered for 1\.5 s"):
+                await run
+        await database.on_shutdown()
+    folder(v0004_slow="CREATE TABLE half (id int)")
+    async with asyncio.timeout(60):  # the server learns of it when its statement has ended
+        assert 4 == (await Migrations(folder()).apply(empty))[-1].version
+
+
+@pytest.mark.parametrize(("pool_size", "patience"), [(1, 0.3), (3, 1.5)])
+async def test_long_file_on_a_server_that_answers(folder, empty, pool_size, patience):
+    """It may take longer than a server may be silent; a pool without a connection to ask on says nothing."""
+    folder(v0004_slow="SELECT pg_sleep(1.6)")
+    database = PostgresService(PostgresConfig(dsn=empty.config.dsn, pool_max_size=pool_size))
+    await database.on_startup()
+    assert 4 == (await Migrations(folder(), MigrationConfig(silence_timeout=patience)).apply(database))[-1].version
+    await database.on_shutdown()
+
+
 @pytest.mark.parametrize(("limit", "sqlstate"), [({"file_timeout": 0.2}, "57014"), ({"lock_timeout": 0.2}, "55P03")])
 async def test_limits_are_kept(folder, empty, limit, sqlstate):
     """A file may take so long, and wait so long for a table; the error says which limit it was."""
@@ -279,7 +309,8 @@ async def test_file_without_a_transaction_has_one_statement(folder, empty):
 
 async def test_newest_migrations_can_be_undone(folder, empty):
     """By their down files, the newest first; without such a file nothing is undone at all."""
-    folder(v0003_index_names__down="DROP INDEX users_name_idx", v0001_create_users__down="DROP TABLE users")
+    concurrently = "-- svcframework: No Transaction\nDROP INDEX CONCURRENTLY IF EXISTS users_name_idx"
+    folder(v0003_index_names__down=concurrently, v0001_create_users__down="DROP TABLE users")
     migrations = Migrations(folder())
     await migrations.apply(empty)
     with pytest.raises(IrreversibleMigrationError, match=r"no 0002_add_ada\.down\.sql"):

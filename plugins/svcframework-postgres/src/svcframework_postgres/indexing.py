@@ -98,7 +98,7 @@ class IndexingStrategy:
             ConnectionFailedError: The server can't be reached.
         """
         limit = self.config.build_timeout if timeout is None else timeout
-        return await apply_proposal(self._pool, proposal, lock_timeout=self.config.lock_timeout, timeout=limit)
+        return await apply_proposal(self._pool, proposal, self.config, timeout=limit)
 
     @property
     def _pool(self) -> PostgresPool:

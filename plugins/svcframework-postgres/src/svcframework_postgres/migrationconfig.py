@@ -27,4 +27,7 @@ class MigrationConfig(ServiceConfig, prefix="migrations"):
         default=5.0, gt=0, description="Seconds a statement may wait for a table; others wait behind it that long."
     )
     file_timeout: float = Field(default=600.0, gt=0, description="Seconds the statements of one file may take.")
+    silence_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds without any answer of the server after which it is given up."
+    )
     start_timeout: float = Field(default=3600.0, gt=0, description="Seconds on_startup may take.")

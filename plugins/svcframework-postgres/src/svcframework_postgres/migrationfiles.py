@@ -11,7 +11,7 @@ from pathlib import Path
 from svcframework_postgres.migrationerrors import MigrationFilesError
 
 _NAME = re.compile(r"(?P<version>\d{4,})_(?P<name>[a-z0-9][a-z0-9_]*)(?P<down>\.down)?\.sql")
-_DIRECTIVE = re.compile(r"^[ \t]*--[ \t]*svcframework:[ \t]*(?P<word>.*?)[ \t]*$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^[ \t]*--[ \t]*svcframework:[ \t]*(?P<word>.*?)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _NO_TRANSACTION = "no transaction"
 
 
@@ -56,6 +56,11 @@ def read_migrations(folder: Path) -> tuple[MigrationFile, ...]:
     return found.files()
 
 
+def is_transactional(sql: str) -> bool:
+    """Whether statements are to be run in a transaction: not with `-- svcframework: no transaction` among them."""
+    return _DIRECTIVE.search(sql) is None
+
+
 class _Folder:
     """What is in the folder, read once."""
 
@@ -83,7 +88,7 @@ class _Folder:
             if not text.strip():
                 yield f"{path.name}: empty"
             for match in _DIRECTIVE.finditer(text):
-                if match["word"] != _NO_TRANSACTION:
+                if match["word"].casefold() != _NO_TRANSACTION:
                     yield f"{path.name}: `-- svcframework: {match['word']}` means nothing; `{_NO_TRANSACTION}` does"
         yield from self._wrong_numbers()
 
@@ -110,6 +115,6 @@ class _Folder:
             name,
             path.name,
             self._texts[path],
-            in_transaction=not _DIRECTIVE.search(self._texts[path]),
+            in_transaction=is_transactional(self._texts[path]),
             undo=None if down is None else self._texts[down],
         )

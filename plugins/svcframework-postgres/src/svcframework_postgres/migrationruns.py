@@ -18,7 +18,7 @@ from svcframework_postgres.errors import DRIVER_ERRORS
 from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.migrationconfig import MigrationConfig
 from svcframework_postgres.migrationerrors import MigrationFailedError
-from svcframework_postgres.migrationfiles import MigrationFile
+from svcframework_postgres.migrationfiles import MigrationFile, is_transactional
 
 _GRACE = 5.0  # seconds after which a server that didn't keep its own limit is given up
 _FIXES = {
@@ -68,12 +68,17 @@ async def run_undo(
     connection: asyncpg.Connection, file: MigrationFile, table: Identifier, config: MigrationConfig
 ) -> None:
     """Run what undoes a migration, and forget that it was applied. Arguments and errors as `run_file`."""
-    down = file.file.removesuffix(".sql") + ".down.sql"
+    down, undo = file.file.removesuffix(".sql") + ".down.sql", file.undo or ""
+    forgetting = f"DELETE FROM {table} WHERE version = $1"  # noqa: S608 - an Identifier
     await _fresh(connection, config)
-    async with _transaction(connection, file, config):
-        await _run(connection, down, file.undo or "", config)
-        await _check_still_in_it(connection, file)
-        await connection.execute(f"DELETE FROM {table} WHERE version = $1", file.version)  # noqa: S608 - an Identifier
+    if is_transactional(undo):
+        async with _transaction(connection, file, config):
+            await _run(connection, down, undo, config)
+            await _check_still_in_it(connection, file)
+            await connection.execute(forgetting, file.version)
+    else:
+        await _run(connection, down, undo, config)
+        await connection.execute(forgetting, file.version)
 
 
 @asynccontextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -26,6 +26,9 @@ from svcframework_postgres.migrationfiles import MigrationFile, read_migrations
 from svcframework_postgres.migrationruns import run_file, run_undo
 from svcframework_postgres.pool import PostgresPool
 from svcframework_postgres.service import PostgresService
+from svcframework_postgres.silence import unless_silent
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +118,20 @@ class Migrations:
             MigrationHistoryError: What was applied isn't what the files say; nothing was done.
             MigrationFailedError: A file's statements failed; says which, and where.
             MigrationLockedError: Another process was at it for longer than `lock_wait`.
-            ConnectionFailedError: The server can't be reached.
+            ConnectionFailedError: The server can't be reached, or has fallen silent.
         """
         status = await self.status(database, pool)
         if not _up_to(status.pending, to):
             return ()  # the usual start of a host takes no lock
+        chosen = database.pool if pool is None else pool
+        return await self._unless_silent(chosen, self._apply(chosen, to, told))
+
+    async def _apply(self, pool: PostgresPool, to: int | None, told: Told | None) -> tuple[AppliedMigration, ...]:
         files = await self._files()
         done: list[AppliedMigration] = []
-        async with self._locked(database.pool if pool is None else pool) as (connection, address):
+        async with self._locked(pool) as connection:
             await self._make_table(connection)
-            status = self._compared(files, await self._applied(connection), address)
+            status = self._compared(files, await self._applied(connection), pool.address)
             for file in _up_to(status.pending, to):
                 row = await run_file(connection, file, self._table, self.config)
                 done.append(AppliedMigration(**row))
@@ -149,9 +156,13 @@ class Migrations:
             IrreversibleMigrationError: One of them has no such file; nothing was done.
             MigrationError: As `apply`.
         """
+        chosen = database.pool if pool is None else pool
+        return await self._unless_silent(chosen, self._revert(chosen, to))
+
+    async def _revert(self, pool: PostgresPool, to: int) -> tuple[AppliedMigration, ...]:
         files = {file.version: file for file in await self._files()}
-        async with self._locked(database.pool if pool is None else pool) as (connection, address):
-            status = self._compared(tuple(files.values()), await self._applied(connection), address)
+        async with self._locked(pool) as connection:
+            status = self._compared(tuple(files.values()), await self._applied(connection), pool.address)
             chosen = [one for one in reversed(status.applied) if one.version > to]
             for one in chosen:
                 if files[one.version].undo is None:
@@ -165,14 +176,18 @@ class Migrations:
     async def _files(self) -> tuple[MigrationFile, ...]:
         return await asyncio.to_thread(read_migrations, self.folder)
 
+    async def _unless_silent(self, pool: PostgresPool, work: Coroutine[Any, Any, T]) -> T:
+        operation = f"apply migrations to {pool.address}"
+        return await unless_silent(pool, work, operation=operation, patience=self.config.silence_timeout)
+
     @asynccontextmanager
-    async def _locked(self, pool: PostgresPool) -> AsyncIterator[tuple[asyncpg.Connection, str]]:
+    async def _locked(self, pool: PostgresPool) -> AsyncIterator[asyncpg.Connection]:
         wait = self.config.lock_wait
         with translated(f"apply migrations to {pool.address}", self.config.file_timeout):
             async with pool.acquire() as connection:
                 try:
                     async with advisory_lock(connection, f"migrations {self._table}", wait=wait):
-                        yield connection, pool.address
+                        yield connection
                 except LockBusyError as error:
                     raise MigrationLockedError(error.holder, wait) from error
 

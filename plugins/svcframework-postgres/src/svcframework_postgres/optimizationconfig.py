@@ -37,4 +37,7 @@ class OptimizationConfig(ServiceConfig, prefix="optimization"):
         default=5.0, gt=0, description="Seconds for one look into the catalogues, or for one plan."
     )
     lock_timeout: float = Field(default=5.0, gt=0, description="Seconds a change may wait for a lock.")
+    silence_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds without any answer of the server after which a change is given up."
+    )
     build_timeout: float = Field(default=3600.0, gt=0, description="Seconds one change may take.")

@@ -17,8 +17,10 @@ from svcframework_postgres.advisorylock import LockBusyError, advisory_lock
 from svcframework_postgres.catalogue import CREATED
 from svcframework_postgres.errors import DRIVER_ERRORS, translated
 from svcframework_postgres.identifiers import Identifier
+from svcframework_postgres.optimizationconfig import OptimizationConfig
 from svcframework_postgres.pool import PostgresPool
 from svcframework_postgres.proposals import CreateIndex, DropIndex, Proposal, RebuildIndex
+from svcframework_postgres.silence import unless_silent
 
 _LOCK = "schema change"
 _GRACE = 5.0  # seconds after which a server that didn't keep its own limit is given up
@@ -67,9 +69,9 @@ class AppliedChange:
 async def apply_proposal(
     pool: PostgresPool,
     proposal: Proposal,
+    config: OptimizationConfig,
     *,
-    lock_timeout: float,
-    timeout: float,  # noqa: ASYNC109 - for the server
+    timeout: float,  # noqa: ASYNC109 - kept by the server
 ) -> AppliedChange:
     """Do what a proposal says; nothing if it has been done.
 
@@ -78,20 +80,24 @@ async def apply_proposal(
     Args:
         pool: The database.
         proposal: The change.
-        lock_timeout: Seconds to wait for a lock, and for another change to end.
+        config: How long to wait for a lock, for another change to end, and for a server that is silent.
         timeout: Seconds for all of it; the caller's deadline holds as well.
 
     Raises:
         DatabaseError: It failed; retryable if a lock was not to be had, or another change is under way.
         ServiceTimeoutError: It took too long.
-        ConnectionFailedError: The server can't be reached.
+        ConnectionFailedError: The server can't be reached, or has fallen silent.
     """
     clock = asyncio.get_running_loop().time
     limit, started = effective_timeout(timeout), clock()
     operation = f"{proposal.key} on {pool.address}"
-    with translated(operation, limit):
-        async with pool.acquire() as connection, _session(connection, operation, lock_timeout, limit):
-            statements = await _Change(connection, proposal, limit).run()
+
+    async def change() -> tuple[str, ...]:
+        with translated(operation, limit):
+            async with pool.acquire() as connection, _session(connection, operation, config.lock_timeout, limit):
+                return await _Change(connection, proposal, limit).run()
+
+    statements = await unless_silent(pool, change(), operation=operation, patience=config.silence_timeout)
     return AppliedChange(proposal, statements, is_done=bool(statements), seconds=clock() - started)
 
 
