@@ -1,6 +1,7 @@
-"""The server that tests share, and one of its own for each that kills it."""
+"""The servers that tests share, one of its own for each that kills it, and a Hypothesis profile that repeats itself."""
 
 import contextlib
+import os
 import uuid
 from pathlib import Path
 
@@ -8,10 +9,16 @@ import anyio
 import asyncpg
 import pytest
 from anyio.from_thread import start_blocking_portal
+from hypothesis import HealthCheck, settings
 
 from svcframework_embedded import EmbeddedPostgres, EmbeddedPostgresConfig, running
 from svcframework_embedded.testing import PostgresHandle, served
 from svcframework_postgres import PostgresConfig, PostgresService
+
+SLOW = [HealthCheck.too_slow]  # a server is asked
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=SLOW)
+settings.register_profile("soak", deadline=None, max_examples=2_000, suppress_health_check=SLOW)
+settings.load_profile(os.environ.get("SVC_HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +48,20 @@ async def database(postgres):
     await service.on_shutdown()
 
 
+@pytest.fixture
+async def single(postgres):
+    """A running service with one connection: whoever comes next gets the one that was used before."""
+    service = PostgresService(PostgresConfig(pool_max_size=1), server=postgres)
+    await service.on_startup()
+    yield service
+    await service.on_shutdown()
+
+
 @pytest.fixture(scope="session")
 def planted_server():
     """A server with statement statistics and the database of planted.sql, which tests may look at and not change."""
-    settings = {"shared_preload_libraries": "pg_stat_statements", "autovacuum": "off", "max_wal_size": "4GB"}
-    server = EmbeddedPostgres(EmbeddedPostgresConfig(settings=settings))
+    own = {"shared_preload_libraries": "pg_stat_statements", "autovacuum": "off", "max_wal_size": "4GB"}
+    server = EmbeddedPostgres(EmbeddedPostgresConfig(settings=own))
     with served(server) as portal:
         handle = PostgresHandle(server, portal)
         anyio.run(_plant, handle.dsn)

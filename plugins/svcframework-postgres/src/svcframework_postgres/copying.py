@@ -17,6 +17,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Sequence,
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 import anyio
+import asyncpg
 
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.identifiers import Identifier
@@ -91,10 +93,17 @@ async def copy_records(
 
     async def work(connection: Connection, _query: str, _args: Any, limit: float) -> str:
         async with Progress(limit) as progress:
+            # The driver lets the loop run between the items of an asynchronous source only. That costs half a
+            # microsecond each, which a list, whose end is known, is spared.
             guarded = (
-                _watched_async(records, progress) if isinstance(records, AsyncIterable) else _watched(records, progress)
+                _watched(records, progress, connection)
+                if isinstance(records, Collection)
+                else _watched_async(_iterated(records), progress, connection)
             )
-            return await connection.copy_records_to_table(records=guarded, timeout=_FOREVER, **place)
+            try:
+                return await connection.copy_records_to_table(records=guarded, timeout=_FOREVER, **place)
+            except (TypeError, ArithmeticError, LookupError, AttributeError) as error:
+                raise asyncpg.DataError(f"a record doesn't fit the columns: {error}") from error
 
     return await _run(target, "copy_in", f"COPY {_shown(table)}", work, timeout=timeout)
 
@@ -117,32 +126,55 @@ async def copy_data(
         async def work(connection: Connection, _query: str, _args: Any, limit: float) -> str:
             async with Progress(limit) as progress:
                 return await connection.copy_to_table(
-                    source=_watched_async(chunks, progress, every=1), format=format, timeout=_FOREVER, **place, **told
+                    source=_watched_async(chunks, progress, connection, every=1),
+                    format=format,
+                    timeout=_FOREVER,
+                    **place,
+                    **told,
                 )
 
         return await _run(target, "copy_in", f"COPY {_shown(table)}", work, timeout=timeout)
 
 
-def _watched(items: Iterable[T], progress: Progress) -> Iterator[T]:
-    try:
-        for number, item in enumerate(items):
-            if number % _ROWS == 0:
-                progress.made()
-            yield item
-    except Exception as error:
-        raise _SourceError(error) from error
+def _watched(items: Iterable[T], progress: Progress, connection: Connection) -> Iterator[T]:
+    """The caller's items; its errors are told from the driver's, and no more are taken once nobody gets them."""
+    iterator, number = iter(items), 0
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise _SourceError(error) from error
+        if number % _ROWS == 0:
+            _go_on(progress, connection)
+        number += 1
+        yield item
 
 
-async def _watched_async(items: AsyncIterable[T], progress: Progress, every: int = _ROWS) -> AsyncIterator[T]:
-    number = 0
-    try:
-        async for item in items:
-            if number % every == 0:
-                progress.made()
-            number += 1
-            yield item
-    except Exception as error:
-        raise _SourceError(error) from error
+async def _watched_async(
+    items: AsyncIterable[T], progress: Progress, connection: Connection, *, every: int = _ROWS
+) -> AsyncIterator[T]:
+    """As `_watched`."""
+    iterator, number = aiter(items), 0
+    while True:
+        try:
+            item = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except Exception as error:
+            raise _SourceError(error) from error
+        if number % every == 0:
+            await asyncio.sleep(0)
+            _go_on(progress, connection)
+        number += 1
+        yield item
+
+
+def _go_on(progress: Progress, connection: Connection) -> None:
+    if connection.is_closed():  # the driver would write into the void for as long as there are items
+        raise asyncpg.ConnectionDoesNotExistError("the connection was closed in the middle of a COPY")
+    progress.made()
 
 
 @contextlib.asynccontextmanager
@@ -158,8 +190,6 @@ async def _opened(data: Data) -> AsyncIterator[AsyncIterable[bytes]]:
         yield _sliced(data)
     elif hasattr(data, "read"):
         yield _read(data)
-    elif isinstance(data, AsyncIterable):
-        yield data
     else:
         yield _iterated(data)
 
@@ -180,9 +210,13 @@ async def _sliced(data: bytes | bytearray | memoryview) -> AsyncIterator[bytes]:
         yield bytes(view[start : start + _CHUNK])
 
 
-async def _iterated(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
+async def _iterated(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 # --- out ------------------------------------------------------------------------------------------------

@@ -13,7 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from svcframework.deadlines import effective_timeout, has_deadline
-from svcframework.errors import DeadlineExceededError, ServiceTimeoutError, ServiceUnavailableError
+from svcframework.errors import (
+    DeadlineExceededError,
+    ServiceFrameworkError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
 from svcframework.metrics import OperationMetrics
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
@@ -376,6 +381,8 @@ class ConnectionLender:
             while len(opened) < max(1, self._min_size):
                 opened.append(await self.take(self._acquire_timeout))
             await opened[0].execute("SELECT 1")
+        except ServiceFrameworkError:
+            raise
         except DRIVER_ERRORS as error:
             raise translate(error, f"open the pool of {self.address}", self._acquire_timeout) from error
         finally:

@@ -19,7 +19,7 @@ _PLAIN = re.compile(
 # What changes the session from within such a statement: by a function, by pg_settings (an UPDATE of it is a SET), into
 # a temporary table, or in a second statement. A name in Unicode escapes could be any of them.
 _MARKS_SESSION = re.compile(
-    r"""\bset_\w+"?\s*\(|set_config|advisory|pg_settings|\btemp|pg_temp|dblink|setseed|pg_stat_reset"""
+    r"""\bset_\w+"?\s*\(|set_config|advisory|pg_settings|\btemp(?:orary)?\b|pg_temp|dblink|setseed|pg_stat_reset"""
     r"""|replication_(?:slot|origin)|u&"|;\s*\S""",
     re.IGNORECASE,
 )
