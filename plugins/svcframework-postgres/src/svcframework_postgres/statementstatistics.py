@@ -205,7 +205,7 @@ def judge_statement(one: StatementStatistics, reading_calls: int, config: Optimi
             FindingKind.SLOW_STATEMENT,
             Severity.WARNING,
             subject,
-            f"takes {one.mean_seconds:.3g} s on average, {one.total_seconds:.3g} s in {one.calls:,} calls",
+            f"takes {one.mean_seconds:.3g} s on average, {one.total_seconds:.3g} s in {_calls(one.calls)}",
             {"mean_seconds": round(one.mean_seconds, 4), "max_seconds": round(one.max_seconds, 4), "calls": one.calls}
             | {"total_seconds": round(one.total_seconds, 3)},
             "See the findings about its plan, or look at it with explain(…, analyze=True).",
@@ -229,9 +229,13 @@ def judge_statement(one: StatementStatistics, reading_calls: int, config: Optimi
             FindingKind.N_PLUS_ONE,
             Severity.INFO,
             subject,
-            f"is {share:.0%} of all reads, {one.calls:,} calls of {one.rows_per_call:.1f} rows each",
+            f"is {share:.0%} of all reads, {_calls(one.calls)} of {one.rows_per_call:.1f} rows each",
             {"calls": one.calls, "rows_per_call": round(one.rows_per_call, 2), "share_of_reads": round(share, 3)}
             | {"total_seconds": round(one.total_seconds, 3)},
             "If a loop asks once for each row of another answer, ask once for all: a join, or WHERE id = ANY($1).",
             statement=one.query,
         )
+
+
+def _calls(count: int) -> str:
+    return "1 call" if count == 1 else f"{count:,} calls"
