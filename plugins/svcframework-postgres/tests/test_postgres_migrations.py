@@ -1,6 +1,9 @@
 """Migrations: applied once and in order, whoever starts; what is wrong is told before anything is done."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import uuid
 
 import anyio
@@ -210,6 +213,45 @@ async def test_many_hosts_apply_once(folder, postgres, empty):
     await asyncio.gather(*(one.on_shutdown() for one in databases))
 
 
+PROCESS = """
+import asyncio, sys
+from svcframework_postgres import Migrations, PostgresService
+
+async def main(dsn, folder):
+    database = PostgresService({"dsn": dsn})
+    await database.on_startup()
+    print([one.version for one in await Migrations(folder).apply(database)])
+    await database.on_shutdown()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def _process(dsn, folder):
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROCESS, dsn, str(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+async def test_process_that_is_killed_leaves_nothing_half_done(folder, migrated_dsn, empty):
+    """Others that wait for it take over: what it had begun is undone by the server, and each file applied once."""
+    folder(v0004_slow="CREATE TABLE counted (n int); INSERT INTO counted SELECT 1 FROM pg_sleep(1)")
+    begun = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE counted%'"
+    killed = await _process(migrated_dsn, folder())
+    async with asyncio.timeout(60):
+        while not await empty.execute_query(begun):
+            await asyncio.sleep(0.01)
+        others = [await _process(migrated_dsn, folder()) for _ in range(2)]
+        waiting = asyncio.create_task(Migrations(folder()).apply(empty))
+        killed.kill()
+        await killed.communicate()
+        told = [(await other.communicate()) for other in others]
+        done = [[one.version for one in await waiting], *(json.loads(out) for out, _ in told)]
+    assert [b"", b""] == [errors for _, errors in told]
+    assert [4] == [version for versions in done for version in versions]
+    assert 1 == (await empty.execute_one("SELECT sum(n)::int AS n FROM counted"))["n"]
+
+
 async def test_waiting_for_another_process_ends(folder, empty):
     """Who waits longer than `lock_wait` is told who is at it, and may try again."""
     folder(v0004_slow="SELECT pg_sleep(30)")
@@ -241,7 +283,7 @@ async def test_killed_connection_is_a_typed_error_and_leaves_nothing(folder, emp
 
 async def test_server_that_falls_silent_is_given_up(folder, migrated_dsn, empty):
     """Not after the minutes that a file may take: the server is asked meanwhile. What it did is undone."""
-    folder(v0004_slow="CREATE TABLE half (id int); SELECT pg_sleep(3)")
+    folder(v0004_slow="CREATE TABLE half (id int); SELECT pg_sleep(2)")
     async with FaultProxy(migrated_dsn) as proxy:
         database = PostgresService(PostgresConfig(dsn=proxy.through(migrated_dsn), pool_max_size=3))
         await database.on_startup()

@@ -1,5 +1,6 @@
 """OptimizationService: one report as data, text and page, and doing what is chosen of it."""
 
+import asyncio
 import json
 import re
 from html.parser import HTMLParser
@@ -8,6 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from svcframework import ServiceContainer, ServiceHost, providers
+from svcframework.errors import ConnectionFailedError, ServiceTimeoutError
+from svcframework.testing.faults import FaultProxy
 from svcframework_postgres import (
     AnalyzeTable,
     CreateIndex,
@@ -175,6 +178,20 @@ async def test_tenants_are_looked_at_by_their_pool(scratch):
     report = await service.report(pool)
     assert report.database.endswith("/template1")
     assert () == report.proposals
+
+
+async def test_report_on_a_silent_server_ends_in_time(scratch_dsn):
+    """A look that gets no answer is a typed error within its limit, and the next report works."""
+    async with FaultProxy(scratch_dsn) as proxy:
+        database = PostgresService({"dsn": proxy.through(scratch_dsn), "connect_timeout": 0.5, "stop_timeout": 1})
+        await database.on_startup()
+        service = OptimizationService({"query_timeout": 0.5}, database_service=database)
+        async with proxy.during(proxy.black_hole), asyncio.timeout(30):
+            with pytest.raises((ServiceTimeoutError, ConnectionFailedError)):
+                await service.report()
+        service = OptimizationService(database_service=database)
+        assert (await service.report()).findings
+        await database.on_shutdown()
 
 
 async def test_in_a_host_it_is_wired_to_the_database(scratch):

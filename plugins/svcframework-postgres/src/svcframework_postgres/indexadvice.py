@@ -26,8 +26,8 @@ def missing_for_foreign_keys(found: Catalogue, config: OptimizationConfig) -> It
             FindingKind.MISSING_FOREIGN_KEY_INDEX,
             Severity.WARNING,
             table.full_name,
-            f"foreign key {key.name} ({columns}) has no index: each delete in {key.referenced_schema}.{key.referenced_table}"
-            f" reads all of {table.full_name}",
+            f"foreign key {key.name} ({columns}) has no index: each delete in "
+            f"{key.referenced_schema}.{key.referenced_table} reads all of {table.full_name}",
             {
                 "table_rows": table.rows,
                 "columns": columns,
