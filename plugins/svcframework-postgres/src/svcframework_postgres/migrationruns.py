@@ -19,8 +19,8 @@ from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.migrationconfig import MigrationConfig
 from svcframework_postgres.migrationerrors import MigrationFailedError
 from svcframework_postgres.migrationfiles import MigrationFile, is_transactional
+from svcframework_postgres.serverlimits import GRACE, set_limits
 
-_GRACE = 5.0  # seconds after which a server that didn't keep its own limit is given up
 _FIXES = {
     "25001": "such a file says `-- svcframework: no transaction`, and has this one statement",  # active transaction
     "55P03": "somebody else holds the table: try again, or raise lock_timeout",  # lock not available
@@ -95,7 +95,7 @@ async def _transaction(
             await connection.execute("ROLLBACK")
         raise
     try:
-        await connection.execute("COMMIT", timeout=config.file_timeout + _GRACE)
+        await connection.execute("COMMIT", timeout=config.file_timeout + GRACE)
     except asyncpg.PostgresError as error:  # a constraint that is checked at the end
         raise _failed(file.file, file.sql, error) from error
 
@@ -110,7 +110,7 @@ async def _check_still_in_it(connection: asyncpg.Connection, file: MigrationFile
 
 async def _run(connection: asyncpg.Connection, name: str, sql: str, config: MigrationConfig) -> None:
     try:
-        await connection.execute(sql, timeout=config.file_timeout + _GRACE)
+        await connection.execute(sql, timeout=config.file_timeout + GRACE)
     except asyncpg.PostgresError as error:
         raise _failed(name, sql, error) from error
 
@@ -141,8 +141,7 @@ async def _noted(
 async def _fresh(connection: asyncpg.Connection, config: MigrationConfig) -> None:
     """A session as at the start, whatever the file before has set; the lock is kept."""
     await connection.execute("SET SESSION AUTHORIZATION DEFAULT; RESET ALL")
-    for name, seconds in (("lock_timeout", config.lock_timeout), ("statement_timeout", config.file_timeout)):
-        await connection.execute("SELECT set_config($1, $2, false)", name, f"{max(1, round(seconds * 1000))}ms")
+    await set_limits(connection, lock_timeout=config.lock_timeout, statement_timeout=config.file_timeout)
 
 
 async def _drop_left_overs(connection: asyncpg.Connection, file: MigrationFile, config: MigrationConfig) -> None:
@@ -156,4 +155,4 @@ async def _drop_left_overs(connection: asyncpg.Connection, file: MigrationFile, 
     for row in rows:
         if re.search(rf"(?<![\w$]){re.escape(row['name'])}(?![\w$])", file.sql):
             index = Identifier(row["schema"], row["name"])
-            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}", timeout=config.file_timeout + _GRACE)
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}", timeout=config.file_timeout + GRACE)

@@ -20,10 +20,10 @@ from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.optimizationconfig import OptimizationConfig
 from svcframework_postgres.pool import PostgresPool
 from svcframework_postgres.proposals import CreateIndex, DropIndex, Proposal, RebuildIndex
+from svcframework_postgres.serverlimits import GRACE, set_limits
 from svcframework_postgres.silence import unless_silent
 
 _LOCK = "schema change"
-_GRACE = 5.0  # seconds after which a server that didn't keep its own limit is given up
 _BUSY = "55P03"  # lock not available: retryable
 _NAME_TAKEN = "42P07"
 
@@ -106,10 +106,8 @@ async def _session(
     connection: asyncpg.Connection, operation: str, lock_timeout: float, limit: float
 ) -> AsyncIterator[None]:
     """Limits in the server, and the right to change a schema, which one has at a time."""
-    settings = {"lock_timeout": lock_timeout, "statement_timeout": limit, "search_path": None}
-    for name, seconds in settings.items():
-        value = "pg_catalog" if seconds is None else f"{max(1, round(seconds * 1000))}ms"
-        await connection.execute("SELECT set_config($1, $2, false)", name, value)
+    await set_limits(connection, lock_timeout=lock_timeout, statement_timeout=limit)
+    await connection.execute("SELECT set_config('search_path', 'pg_catalog', false)")  # every name is written in full
     try:
         async with advisory_lock(connection, _LOCK, wait=min(lock_timeout, limit)):
             yield
@@ -183,7 +181,7 @@ class _Change:
         await self._execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
 
     async def _execute(self, statement: str) -> None:
-        await self._connection.execute(statement, timeout=self._limit + _GRACE)
+        await self._connection.execute(statement, timeout=self._limit + GRACE)
         self._run_so_far.append(statement)
 
     async def _clear_away(self, schema: str, names: list[str]) -> None:
