@@ -122,7 +122,7 @@ async def test_deadline_of_the_caller_holds(database):
 
 async def test_exhausted_pool_is_a_timeout(postgres):
     """A call that gets no connection says so within `acquire_timeout`, and the next one works."""
-    service = PostgresService(PostgresConfig(pool_max_size=1, acquire_timeout=0.1), server=postgres)
+    service = PostgresService(PostgresConfig(pool_max_size=1, acquire_timeout=1), server=postgres)
     await service.on_startup()
     async with service.pool.acquire():
         with pytest.raises(ServiceTimeoutError, match="all 1 are in use"):

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from svcframework_postgres.findings import Finding, FindingKind, Severity
     from svcframework_postgres.identifiers import Identifier
     from svcframework_postgres.indexing import IndexingStrategy
-    from svcframework_postgres.lending import PoolStatistics
     from svcframework_postgres.manager import ConnectionManager, HasDsn, PoolHealth
     from svcframework_postgres.migrationconfig import MigrationConfig
     from svcframework_postgres.migrationerrors import (
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from svcframework_postgres.optimizer import QueryOptimizer, QueryPlan
     from svcframework_postgres.plans import PlanNode
     from svcframework_postgres.pool import PostgresPool
+    from svcframework_postgres.poolstatistics import PoolStatistics
     from svcframework_postgres.proposals import (
         AnalyzeTable,
         CreateIndex,
@@ -136,7 +136,7 @@ _HOME = {
     "OptimizationService": "optimization",
     "PlanNode": "plans",
     "PoolHealth": "manager",
-    "PoolStatistics": "lending",
+    "PoolStatistics": "poolstatistics",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
     "PostgresService": "service",

@@ -10,8 +10,9 @@ from typing import Any, Unpack, overload
 import asyncpg
 
 from svcframework.methods import service_method
-from svcframework_postgres import copying
-from svcframework_postgres.copying import CopyFormat, CopyOptions, Data, Records, Sink
+from svcframework_postgres.copyin import Data, Records, copy_data, copy_records
+from svcframework_postgres.copying import CopyFormat, CopyOptions
+from svcframework_postgres.copyout import Sink, copy_bytes, copy_chunks, copy_to
 from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.pool import PostgresPool
 from svcframework_postgres.streaming import PostgresStream, rows_of, rows_of_pool
@@ -90,10 +91,8 @@ class BulkMethods:
         """
         target = self._target(on)
         if format is None:
-            return await copying.copy_records(target, table, source, columns=columns, timeout=timeout)
-        return await copying.copy_data(
-            target, table, source, columns=columns, format=format, timeout=timeout, **options
-        )
+            return await copy_records(target, table, source, columns=columns, timeout=timeout)
+        return await copy_data(target, table, source, columns=columns, format=format, timeout=timeout, **options)
 
     @overload
     async def copy_out(
@@ -150,8 +149,8 @@ class BulkMethods:
         """
         target = self._target(on)
         if to is None:
-            return await copying.copy_bytes(target, source, args, format=format, timeout=timeout, **options)
-        return await copying.copy_to(target, source, args, to, format=format, timeout=timeout, **options)
+            return await copy_bytes(target, source, args, format=format, timeout=timeout, **options)
+        return await copy_to(target, source, args, to, format=format, timeout=timeout, **options)
 
     def copy_chunks(
         self,
@@ -166,7 +165,7 @@ class BulkMethods:
 
         Arguments as in `copy_out`; how long the caller takes for a chunk isn't limited.
         """
-        chunks = copying.copy_chunks(self._target(on), source, args, format=format, timeout=timeout, **options)
+        chunks = copy_chunks(self._target(on), source, args, format=format, timeout=timeout, **options)
         return PostgresStream(chunks)
 
     def stream(

@@ -7,7 +7,7 @@ import contextvars
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from svcframework.deadlines import effective_timeout
@@ -20,9 +20,14 @@ from svcframework.errors import (
 from svcframework_postgres.codecs import Codec
 from svcframework_postgres.config import PostgresConfig, address_of
 from svcframework_postgres.connections import Connection, connect
+from svcframework_postgres.errors import DRIVER_ERRORS
 from svcframework_postgres.identifiers import Identifier
-from svcframework_postgres.lending import PoolStatistics
 from svcframework_postgres.pool import PostgresPool
+from svcframework_postgres.poolstatistics import PoolStatistics
+
+T = TypeVar("T")
+
+_CLOSE_TIMEOUT = 1.0  # seconds to take leave of the server
 
 
 class HasDsn(Protocol):
@@ -102,9 +107,9 @@ class ConnectionManager:
         self._recent.clear()
         for task in (*self._opening.values(), *self._connecting):
             task.cancel()
-        for connection in tuple(self._outside):
-            connection.terminate()
-        await asyncio.gather(*(pool.close(timeout=timeout) for pool in pools))
+        await asyncio.gather(
+            *(pool.close(timeout=timeout) for pool in pools), *(_close(connection) for connection in self._outside)
+        )
         await asyncio.gather(*self._opening.values(), *self._connecting, return_exceptions=True)
         self._all.clear()
 
@@ -148,19 +153,8 @@ class ConnectionManager:
             task = loop.create_task(self._opened(database_name), context=contextvars.Context())
             self._opening[database_name] = task
             task.add_done_callback(lambda done: self._has_opened(database_name, done))
-        what = f"open the pool of {database_name}"
-        limit = effective_timeout(self.config.connect_timeout + self.config.command_timeout)
-        try:
-            async with asyncio.timeout(limit):
-                return await asyncio.shield(task)
-        except ServiceTimeoutError:
-            raise
-        except TimeoutError as error:
-            raise DeadlineExceededError(what, limit) from error
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise ServiceUnavailableError("database", "its connections are being closed") from None
-            raise
+        own = self.config.connect_timeout + self.config.command_timeout
+        return await _outcome(task, f"open the pool of {database_name}", own)
 
     def _has_opened(self, database_name: str, task: asyncio.Task[PostgresPool]) -> None:
         del self._opening[database_name]
@@ -235,10 +229,8 @@ class ConnectionManager:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise ServiceUnavailableError("database", "its connections are being closed") from None
+            return await _outcome(task, "open a connection outside the pools", 2 * self.config.connect_timeout)
+        except BaseException:
             task.add_done_callback(_end)
             raise
 
@@ -305,6 +297,37 @@ def _check_name(database_name: object) -> None:
     if not isinstance(database_name, str) or not database_name.strip():
         raise ValueError(f"{database_name!r} names no database; pass the tenant's own")
     Identifier(database_name)
+
+
+async def _outcome(task: asyncio.Task[T], what: str, own: float) -> T:
+    """What a task gives, which others may wait for as well: no caller's end is its end.
+
+    Args:
+        task: Bounded by limits of its own.
+        what: What it does, for messages.
+        own: Seconds that it takes at most; the caller's deadline may be shorter.
+    """
+    limit = effective_timeout(own)
+    try:
+        async with asyncio.timeout(limit):
+            return await asyncio.shield(task)
+    except ServiceTimeoutError:
+        raise
+    except TimeoutError as error:
+        raise DeadlineExceededError(what, limit) from error
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise ServiceUnavailableError("database", "its connections are being closed") from None
+        raise
+
+
+async def _close(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=_CLOSE_TIMEOUT)
+    except DRIVER_ERRORS:
+        pass
+    finally:
+        connection.terminate()
 
 
 def _end(task: asyncio.Task[Connection]) -> None:

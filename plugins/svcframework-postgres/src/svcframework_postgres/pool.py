@@ -18,11 +18,9 @@ from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
-from svcframework_postgres.lending import ConnectionLender, PoolStatistics
+from svcframework_postgres.lending import ConnectionLender
 from svcframework_postgres.sessions import changes_session
 from svcframework_postgres.statements import PostgresStatements, T, Work
-
-__all__ = ["PoolStatistics", "PostgresPool"]
 
 _SHORTEST = 0.001  # seconds; the driver takes 0 for an error of its own
 

@@ -83,13 +83,29 @@ class PostgresTransaction(PostgresStatements):
 
     def __init__(self, connection: Connection, *, address: str, command_timeout: float) -> None:
         self.address = address
-        self.connection = connection
-        """The driver's connection, for what is missing here."""
+        self._connection = connection
         self.is_usable = True
         """False after a statement was cut off: the server has rolled back, or will."""
         self._command_timeout = command_timeout
         self._savepoints = 0
         self._conflict: TransactionConflictError | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The driver's connection, for what is missing here; it is reset after the transaction.
+
+        Its calls keep `command_timeout`, and raise the driver's own errors.
+        """
+        self._connection.is_changed = True  # what is done with it can't be seen here
+        return self._connection
+
+    async def give_back_to(self, pool: PostgresPool) -> None:
+        """Return the connection, if the transaction has ended in a known way; `TransactionBlock` does."""
+        connection = self._connection
+        if self.is_usable and not connection.is_closed() and not connection.is_in_transaction():
+            await pool.give_back(connection)
+        else:
+            pool.discard(connection)
 
     # The driver's names, for code that was written for its connections.
     fetch = PostgresStatements.execute_query
@@ -135,7 +151,7 @@ class PostgresTransaction(PostgresStatements):
     async def run(self, operation: str, query: str, work: Work[T], args: Any, timeout: float | None) -> T:
         """As `PostgresStatements.run`, on the transaction's connection."""
         limit = self._limit(operation, timeout)
-        connection = self.connection
+        connection = self._connection
         if not connection.is_changed:
             connection.is_changed = changes_session(query)
         try:
@@ -150,7 +166,7 @@ class PostgresTransaction(PostgresStatements):
         """A statement of the transaction's own, which leaves nothing in the session."""
         limit = self._limit(statement, None)
         try:
-            return await self.connection.execute(statement, timeout=limit)
+            return await self._connection.execute(statement, timeout=limit)
         except DRIVER_ERRORS as error:
             raise self._failed(error, statement.partition(" ")[0].lower(), limit) from error
         except BaseException:
@@ -190,7 +206,7 @@ class PostgresTransaction(PostgresStatements):
             TransactionOutcomeUnknownError: COMMIT was sent, and no answer came.
         """
         what = f"commit on {self.address}"
-        if self.is_usable and self.connection.is_closed():
+        if self.is_usable and self._connection.is_closed():
             self.is_usable = False
             raise ConnectionFailedError(f"{what}: the connection was lost, and the transaction rolled back")
         if self.is_usable and has_deadline() and effective_timeout(1.0) < _SHORTEST:
@@ -254,7 +270,7 @@ class TransactionBlock(AbstractAsyncContextManager[PostgresTransaction]):
             if self._settings:
                 await current.set_local(self._settings)
         except BaseException as error:
-            self._let_go(current, error)
+            await self._undo(current, error)
             raise
         self._current = current
         return current
@@ -271,40 +287,35 @@ class TransactionBlock(AbstractAsyncContextManager[PostgresTransaction]):
         try:
             await current.commit(self._options)
         except BaseException as failure:
-            self._let_go(current, failure)
+            await self._release(current, failure)
             raise
-        await self._pool.give_back(current.connection, reusable=not current.connection.is_closed())
-
-    async def _undo(self, current: PostgresTransaction, error: BaseException) -> None:
-        # Whatever was cut off is closed, and the server rolls back; waiting for that here could hang.
-        if current.is_usable and not isinstance(error, (asyncio.CancelledError, GeneratorExit, TimeoutError)):
-            try:
-                await current.roll_back()
-            except BaseException as failure:
-                self._let_go(current, failure)
-                raise
-        else:
-            current.is_usable = False
-        if current.is_usable and not current.connection.is_closed():
-            await self._pool.give_back(current.connection)
-        else:
-            self._let_go(current, error)
+        await current.give_back_to(self._pool)
 
     async def leave(self) -> None:
         """End it from within, without a commit; for a block that is left in a known state."""
         current, self._current = self._current, None
-        if current is None:
-            return
+        if current is not None:
+            await self._roll_back(current)
+
+    async def _undo(self, current: PostgresTransaction, error: BaseException) -> None:
+        # Whatever was cut off is closed, and the server rolls back; waiting for that here could hang.
+        if current.is_usable and not isinstance(error, (asyncio.CancelledError, GeneratorExit, TimeoutError)):
+            await self._roll_back(current)
+        else:
+            current.is_usable = False
+            await self._release(current, error)
+
+    async def _roll_back(self, current: PostgresTransaction) -> None:
         try:
             await current.roll_back()
         except BaseException as failure:
-            self._let_go(current, failure)
+            await self._release(current, failure)
             raise
-        await self._pool.give_back(current.connection, reusable=current.is_usable)
+        await current.give_back_to(self._pool)
 
-    def _let_go(self, current: PostgresTransaction, error: BaseException) -> None:
-        current.is_usable = False
-        self._pool.discard(current.connection)
+    async def _release(self, current: PostgresTransaction, error: BaseException) -> None:
+        """Give back a connection on which `error` happened; one that was cut off is closed."""
+        await current.give_back_to(self._pool)
         if isinstance(error, (ConnectionFailedError, ServiceTimeoutError, TransactionOutcomeUnknownError)):
             self._pool.suspect_others()
 
