@@ -71,7 +71,11 @@ FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n O
 WHERE c.contype = 'f' AND t.relkind = 'r' AND {_OURS}
 """  # noqa: S608 - constants of this module
 
-_SINCE = f"SELECT {MARK} stats_reset, now() AS now FROM pg_stat_database WHERE datname = current_database()"  # noqa: S608
+# Never reset, they are as old as the database, whose age nobody tells: the server's start is the least they go back to.
+_SINCE = f"""
+SELECT {MARK} coalesce(stats_reset, pg_postmaster_start_time()) AS since, now() AS now
+FROM pg_stat_database WHERE datname = current_database()
+"""  # noqa: S608 - a constant of this module
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +199,13 @@ class Catalogue:
     Args:
         tables: By schema and name.
         foreign_keys: All of them.
-        since: When the statistics of use begin; None for as long as the database exists.
+        since: When the statistics of use begin, at the latest.
         now: The server's time.
     """
 
     tables: dict[tuple[str, str], Table]
     foreign_keys: tuple[ForeignKey, ...]
-    since: datetime | None
+    since: datetime
     now: datetime
 
 
@@ -222,10 +226,10 @@ async def read_catalogue(ask: Ask) -> Catalogue:
     return Catalogue(tables, keys, since, now)
 
 
-async def read_moment(ask: Ask) -> tuple[datetime, datetime | None]:
-    """The server's time, and since when it counts uses; None for as long as the database exists."""
+async def read_moment(ask: Ask) -> tuple[datetime, datetime]:
+    """The server's time, and since when it counts uses, at the latest."""
     [row] = await ask(_SINCE)
-    return row["now"], row["stats_reset"]
+    return row["now"], row["since"]
 
 
 async def read_indexes(ask: Ask) -> tuple[Index, ...]:

@@ -54,22 +54,21 @@ def unused(found: Catalogue, config: OptimizationConfig) -> Iterator[Finding]:
             if index.name in kept or index.name in gone or _is_only_one_for_a_key(found, table, index, gone):
                 continue
             gone.add(index.name)
-            since = max((moment for moment in (found.since, index.created_at) if moment), default=None)
+            since = max(found.since, index.created_at or found.since)
             yield _unused(index, since, found.now, config)
 
 
-def _unused(index: Index, since: datetime | None, now: datetime, config: OptimizationConfig) -> Finding:
-    is_long = since is None or now - since >= timedelta(seconds=config.unused_after)
-    told = "since statistics began" if since is None else f"since {since:%Y-%m-%d %H:%M} UTC"
+def _unused(index: Index, since: datetime, now: datetime, config: OptimizationConfig) -> Finding:
+    watched = now - since
+    is_long = watched >= timedelta(seconds=config.unused_after)
     seen: dict[str, int | float | str] = {"bytes": index.bytes, "scans": 0}
-    if since is not None:
-        seen |= {"since": since.isoformat(timespec="seconds"), "watched_seconds": int((now - since).total_seconds())}
+    seen |= {"since": since.isoformat(timespec="seconds"), "watched_seconds": int(watched.total_seconds())}
     advice = "Drop it, unless a replica uses it or it is for something rare: each write pays for it."
     return Finding(
         FindingKind.UNUSED_INDEX,
         Severity.WARNING if is_long else Severity.INFO,
         index.full_name,
-        f"has not been used {told} and takes {_megabytes(index.bytes)}",
+        f"has not been used since {since:%Y-%m-%d %H:%M} UTC or longer and takes {_megabytes(index.bytes)}",
         seen,
         advice if is_long else f"{advice} The statistics are young: look again later.",
         DropIndex(index.schema, index.table, index.name, index.definition),

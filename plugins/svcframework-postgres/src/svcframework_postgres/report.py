@@ -41,7 +41,7 @@ class OptimizationReport:
     Args:
         database: Where it is: `host:port/database`.
         made_at: When, by the server's clock.
-        since: Since when the server has counted the use of indexes; None for as long as the database exists.
+        since: Since when the server has counted the use of indexes, at the latest.
         findings: What is wrong, worst first.
         statements: The statements that cost the most time, the most costly first.
         seconds: What making the report took.
@@ -49,7 +49,7 @@ class OptimizationReport:
 
     database: str
     made_at: datetime
-    since: datetime | None
+    since: datetime
     findings: tuple[Finding, ...]
     statements: tuple[StatementStatistics, ...]
     seconds: float
@@ -84,7 +84,7 @@ class OptimizationReport:
         return {
             "database": self.database,
             "made_at": self.made_at.isoformat(timespec="seconds"),
-            "since": None if self.since is None else self.since.isoformat(timespec="seconds"),
+            "since": self.since.isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 3),
             "findings": [_plain(finding) for finding in self.findings],
             "statements": [
@@ -125,8 +125,7 @@ def summary(report: OptimizationReport) -> str:
 
 def _lines(report: OptimizationReport) -> Iterator[str]:
     yield f"Database {report.database}, {report.made_at:%Y-%m-%d %H:%M:%S} UTC: {summary(report)}"
-    if report.since is not None:
-        yield f"The use of indexes is counted since {report.since:%Y-%m-%d %H:%M:%S} UTC."
+    yield f"The use of indexes is counted since {report.since:%Y-%m-%d %H:%M:%S} UTC or longer."
     for number, finding in enumerate(report.findings, start=1):
         yield ""
         yield from _finding_lines(number, finding)

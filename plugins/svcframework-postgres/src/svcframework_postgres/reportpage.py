@@ -69,8 +69,8 @@ def _document(report: OptimizationReport) -> Iterator[str]:
     yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
     yield f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
     yield f"<h1>{escape(report.database)}</h1>"
-    since = "" if report.since is None else f" · use of indexes counted since {report.since:%Y-%m-%d %H:%M} UTC"
-    yield f'<p class="about">{report.made_at:%Y-%m-%d %H:%M:%S} UTC · made in {report.seconds:.2f} s{since}</p>'
+    yield f'<p class="about">{report.made_at:%Y-%m-%d %H:%M:%S} UTC · made in {report.seconds:.2f} s'
+    yield f" · use of indexes counted since {report.since:%Y-%m-%d %H:%M} UTC or longer</p>"
     yield '<div class="counts">'
     for severity in Severity:
         yield f'<div class="count {severity.value}"><b>{report.count(severity)}</b>{severity.value}</div>'
