@@ -7,9 +7,12 @@ from typing import Any, cast
 
 import asyncpg
 
+from svcframework_postgres import upgrade
 from svcframework_postgres.codecs import Codec, set_codecs
 from svcframework_postgres.errors import translated
 from svcframework_postgres.sessions import RESET
+
+upgrade.install()
 
 
 class Connection(asyncpg.Connection):
