@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack, cast
 
 import anyio
+import asyncpg
 
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.copying import FOREVER, CopyFormat, CopyOptions, SourceError, checked, place_of, run_copy
@@ -147,9 +148,17 @@ async def _copy_out(
                 progress.made()
 
             told = {"output": hand_over, "format": format, "timeout": FOREVER, **options}
-            if isinstance(what, Identifier):
-                return await connection.copy_from_table(**place_of(what, None), **told)
-            return await connection.copy_from_query(query, *args, **told)
+            try:
+                if isinstance(what, Identifier):
+                    return await connection.copy_from_table(**place_of(what, None), **told)
+                return await connection.copy_from_query(query, *args, **told)
+            except asyncpg.PostgresError:
+                raise
+            except BaseException:
+                # The driver fails when data comes between a COPY that was cut off and the end of its connection. The
+                # server sends, so that it learns of the end without being told.
+                connection.terminate()
+                raise
 
     query = f"COPY {what}" if isinstance(what, Identifier) else what
     return await run_copy(source, "copy_out", query, work, timeout=timeout, args=args)

@@ -20,7 +20,6 @@ from svcframework.errors import (
 from svcframework_postgres.codecs import Codec
 from svcframework_postgres.config import PostgresConfig, address_of
 from svcframework_postgres.connections import Connection, connect
-from svcframework_postgres.errors import DRIVER_ERRORS
 from svcframework_postgres.identifiers import Identifier
 from svcframework_postgres.pool import PostgresPool
 from svcframework_postgres.poolstatistics import PoolStatistics
@@ -324,7 +323,7 @@ async def _outcome(task: asyncio.Task[T], what: str, own: float) -> T:
 async def _close(connection: Connection) -> None:
     try:
         await connection.close(timeout=_CLOSE_TIMEOUT)
-    except DRIVER_ERRORS:
+    except Exception:  # noqa: BLE001, S110 - whatever is wrong with it, it is given up
         pass
     finally:
         connection.terminate()
