@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from svcframework.errors import ConnectionFailedError, RateLimitedError
-from svcframework_redis import RedisService, RateWindow
+from svcframework_redis import RateWindow, RedisService
 
 STRATEGIES = ["fixed-window", "moving-window", "sliding-window-counter"]
 

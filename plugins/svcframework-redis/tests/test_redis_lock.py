@@ -1,8 +1,8 @@
 """The lock: one holder at a time, whatever happens to holders, and tokens that only grow."""
 
 import asyncio
-import multiprocessing
 import random
+import sys
 
 import pytest
 
@@ -53,31 +53,37 @@ async def test_one_holder_at_a_time(services):
         assert lock.token > tokens[-1]
 
 
-def _hold_and_hang(url, told):
-    async def hold():
-        service = RedisService(RedisConfig(url=url))
-        await service.on_startup()
-        async with service.lock("job", ttl=0.5) as lock:
-            told.send(lock.token)
-            await asyncio.sleep(3600)
+HOLDER = """
+import asyncio, sys
+from svcframework_redis import RedisConfig, RedisService
 
-    asyncio.run(hold())
+async def hold():
+    service = RedisService(RedisConfig(url=sys.stdin.readline().strip()))
+    await service.on_startup()
+    async with service.lock("job", ttl=0.5) as lock:
+        print(lock.token, flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(hold())
+"""
 
 
 async def test_killed_holder_is_outlived(redis, valkey):
     """A holder keeps the lock past its ttl while it lives; once it is killed the next one has it after a lease."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_hold_and_hang, args=(valkey.url, theirs))
-    process.start()
-    token = await asyncio.to_thread(ours.recv)
-    with pytest.raises(LockNotAcquiredError, match="somebody else holds it"):
-        async with redis.lock("job", ttl=1, wait=1.0):
-            pass
-    process.kill()
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        holder.stdin.write(f"{valkey.url}\n".encode())
+        token = int(await holder.stdout.readline())
+        with pytest.raises(LockNotAcquiredError, match="somebody else holds it"):
+            async with redis.lock("job", ttl=1, wait=1.0):
+                pass
+    finally:
+        holder.kill()
+        await holder.communicate()
     async with redis.lock("job", ttl=1, wait=20) as lock:
         assert lock.token > token
-    await asyncio.to_thread(process.join)
 
 
 async def test_lease_is_renewed_while_the_block_runs(redis):

@@ -51,11 +51,12 @@ class RedisTransaction:
             link = await self._exits.enter_async_context(self._transport.lease(watch))
             try:
                 reply = await ask(link, watch)
-                if isinstance(reply, Refusal):
-                    raise refused(reply, f"WATCH on {self._transport.target}", watch)
             except BaseException:
                 await self._drop(link)
                 raise
+            if isinstance(reply, Refusal):
+                await self._drop(link)
+                raise refused(reply, f"WATCH on {self._transport.target}", watch)
         self._link = link
         return self
 
