@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError  # noqa: A004 - the pool's callers expect the driver's own
 
 from svcframework_redis.address import Target
 from svcframework_redis.config import RedisConfig
+from svcframework_redis.driver import client_arguments, sentinel_arguments
 from svcframework_redis.errors import DRIVER_ERRORS
 
 
@@ -61,11 +64,18 @@ def open_client(config: RedisConfig, target: Target) -> Redis:
         config: The settings.
         target: Where the server is.
     """
+    retry = Retry(NoBackoff(), 0)
+    if target.kind == "sentinel":
+        sentinel = Sentinel(target.places, sentinel_kwargs=sentinel_arguments(config, target))
+        return cast("Redis", sentinel.master_for(target.master, retry=retry, **client_arguments(config, target)))
+    if target.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in target.places]
+        return cast("Redis", RedisCluster(startup_nodes=nodes, retry=retry, **client_arguments(config, target)))
     pool = ConnectionPool.from_url(
         target.url,
         max_connections=config.max_connections,
         timeout=config.acquire_timeout,
-        retry=Retry(NoBackoff(), 0),
+        retry=retry,
         **config.connect_arguments()[1],
     )
     return Redis.from_pool(pool)
@@ -75,11 +85,13 @@ async def close_clients(client: Redis | None, sync_client: SyncRedis | None, sec
     """Close redis-py's clients; give up after `seconds`."""
     if sync_client is not None:
         sync_client.close()
-        sync_client.connection_pool.disconnect()
+        if isinstance(sync_client, SyncRedis):  # a cluster's client closes its nodes by itself
+            sync_client.connection_pool.disconnect()
     if client is not None:
         try:
             async with asyncio.timeout(seconds):
-                await client.connection_pool.aclose()
+                if isinstance(client, Redis) and isinstance(client.connection_pool, ConnectionPool):
+                    await client.connection_pool.aclose()
                 await client.aclose()
         except DRIVER_ERRORS:  # there is nothing left that could be closed
             pass
