@@ -55,7 +55,8 @@ class Calls:
         A caller's cancel scope ends the call by itself, so only a deadline without one is asked for.
         """
         transport = self.transport
-        if transport is None or (link := transport.link) is None or not link.has_room or has_deadline():
+        link = None if transport is None else transport.link or transport.route(command)
+        if transport is None or link is None or not link.has_room or has_deadline():
             return await self.call_within(None, command, is_read=is_read)
         try:
             reply = await link.request(pack_command(command))

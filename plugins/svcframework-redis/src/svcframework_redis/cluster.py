@@ -7,12 +7,12 @@ import contextvars
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, replace
-from typing import Any
+from typing import Any, cast
 
 from svcframework_redis.address import Target
 from svcframework_redis.config import RedisConfig
 from svcframework_redis.keys import KeyTable, slot_of, split
-from svcframework_redis.link import Link, LinkLostError, Refusal
+from svcframework_redis.link import Link, LinkLostError, Refusal, Value
 from svcframework_redis.transport import Command, ConnectTimeoutError, NoRoomError, RedisStatistics, Transport
 
 Place = tuple[str, int]
@@ -85,9 +85,12 @@ class ClusterTransport(Transport):
 
     async def _send_together(self, commands: Sequence[Command]) -> list[Any]:
         """Send a transaction to one node; it has done nothing if a key of it is elsewhere."""
-        keyed = [command for command in commands if await self._place_of(command) is not None]
+        keys = [await self._key_of(command) for command in commands]
+        slots = {slot_of(key) for key in keys if key is not None}
+        if len(slots) > 1:
+            raise ValueError("the keys of a transaction belong to several slots; give them one part in braces: {user1}")
         for _ in range(_REDIRECTS):
-            place = await self._place_of(keyed[0]) if keyed else None
+            place = self._slots.get(*slots) if slots else None
             replies = await self._node(place).send(commands, is_read=False)
             if not any(_is_redirect(reply) and reply.code == "MOVED" for reply in replies):
                 break
@@ -112,10 +115,23 @@ class ClusterTransport(Transport):
     def is_misplaced(self, link: Link, reply: Any) -> bool:
         """Whether the node refused because it hasn't the key; the one that has it is known now."""
         del link
-        if not isinstance(reply, Refusal) or reply.code != "MOVED":
+        if not _is_redirect(reply):
             return False
-        self._slots[int(str(reply).split()[1])] = self._place_named(reply)
+        if reply.code == "MOVED":
+            self._slots[int(str(reply).split()[1])] = self._place_named(reply)
         return True
+
+    def route(self, command: Command) -> Link | None:
+        """The shared connection to the node that has a command's key, if that is plain and the connection there."""
+        if self._keys is None or split(command) is not None:
+            return None
+        try:
+            key = self._keys.first_key(command)
+        except LookupError:
+            return None
+        place = None if key is None else self._slots.get(slot_of(key))
+        node = None if place is None else self._nodes.get(place)
+        return None if node is None else node.link
 
     @asynccontextmanager
     async def lease(self, command: Command = ()) -> AsyncIterator[Link]:
@@ -139,13 +155,16 @@ class ClusterTransport(Transport):
 
     async def _place_of(self, command: Command) -> Place | None:
         """The node that has a command's key; None when any will do."""
-        assert self._keys is not None
+        key = await self._key_of(command)
+        return None if key is None else self._slots.get(slot_of(key))
+
+    async def _key_of(self, command: Command) -> Value | None:
+        """The key that decides where a command goes, if it has one."""
         try:
-            key = self._keys.first_key(command)
+            return None if self._keys is None else self._keys.first_key(command)
         except LookupError:
             (found,) = await self._node(None).send([("COMMAND", "GETKEYS", *command)], is_read=True)
-            key = None if isinstance(found, Refusal) or not found else found[0]
-        return None if key is None else self._slots.get(slot_of(key))
+            return None if isinstance(found, Refusal) or not found else cast("bytes", found[0])
 
     def _place_named(self, refusal: Refusal) -> Place:
         host, _, port = str(refusal).split()[2].rpartition(":")

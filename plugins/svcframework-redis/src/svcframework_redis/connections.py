@@ -84,14 +84,27 @@ def open_client(config: RedisConfig, target: Target) -> Redis:
 async def close_clients(client: Redis | None, sync_client: SyncRedis | None, seconds: float) -> None:
     """Close redis-py's clients; give up after `seconds`."""
     if sync_client is not None:
-        sync_client.close()
-        if isinstance(sync_client, SyncRedis):  # a cluster's client closes its nodes by itself
-            sync_client.connection_pool.disconnect()
+        close_sync_client(sync_client)
     if client is not None:
         try:
             async with asyncio.timeout(seconds):
-                if isinstance(client, Redis) and isinstance(client.connection_pool, ConnectionPool):
-                    await client.connection_pool.aclose()
+                pool: Any = getattr(client, "connection_pool", None)  # a cluster's client has none
+                if isinstance(pool, ConnectionPool):
+                    await pool.aclose()
+                elif pool is not None:
+                    await pool.disconnect()
+                    await pool.sentinel_manager.aclose()
                 await client.aclose()
         except DRIVER_ERRORS:  # there is nothing left that could be closed
             pass
+
+
+def close_sync_client(client: SyncRedis) -> None:
+    """Close a blocking client and all that it has opened."""
+    pool: Any = getattr(client, "connection_pool", None)  # a cluster's client has none
+    client.close()
+    if pool is not None:
+        pool.disconnect()
+        for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+            sentinel.close()
+            sentinel.connection_pool.disconnect()
