@@ -66,7 +66,7 @@ def open_client(config: RedisConfig, target: Target) -> Redis:
     """
     retry = Retry(NoBackoff(), 0)
     if target.kind == "sentinel":
-        sentinel = Sentinel(target.places, sentinel_kwargs=sentinel_arguments(config, target))
+        sentinel = Sentinel(target.places, sentinel_kwargs={"retry": retry, **sentinel_arguments(config, target)})
         return cast("Redis", sentinel.master_for(target.master, retry=retry, **client_arguments(config, target)))
     if target.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in target.places]
