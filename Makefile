@@ -28,8 +28,8 @@ docs: ## Build the documentation into site/
 docs-serve: ## Serve the documentation with live reload
 	@$(PY) -m mkdocs serve
 
-bench: ## Compare with the peers, side by side, in one run; writes docs/reference/benchmarks.md (ARGS="--rows scoped")
-	@$$(scripts/env.sh bench)/bin/python -m benchmarks $(or $(ARGS),--markdown docs/reference/benchmarks.md)
+bench: ## Compare with the peers, side by side; writes docs/reference/benchmarks*.md (ARGS="--rows data", "--rows scoped")
+	@$$(scripts/env.sh bench)/bin/python -m benchmarks $(or $(ARGS),--markdown docs/reference/benchmarks.md --data-markdown docs/reference/benchmarks-data.md)
 
 soak: ## Run the property tests with many more examples (hours; ARGS="-k lifecycle")
 	@SVC_HYPOTHESIS_PROFILE=soak PYTHONS="$(or $(PYTHONS),3.13)" scripts/test.sh --timeout 36000 $(ARGS)

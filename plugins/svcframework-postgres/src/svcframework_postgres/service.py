@@ -154,6 +154,11 @@ class PostgresService(DatabaseService[PostgresConfig]):
             self._recent.popitem(last=False)[1].shrink()
         return pool
 
+    async def open_connection(self, database: str | None = None) -> Connection:
+        """A connection outside the pool, for LISTEN; the caller closes it."""
+        _ = self.pool
+        return await self._opener(database)()
+
     def _new_pool(self, database: str | None) -> PostgresPool:
         config = self.config
         pool = PostgresPool(
