@@ -222,8 +222,8 @@ class Injection:
         bodies["whole"] = [f"def wrapper({self.layout.header}):", f" return {words['slow']}(({self.layout.values}))"]
         first = self.layout.first
         if first is not None:
-            bodies["owner"] = self._body(f"{first}._space")
-            bodies["owner_plan"] = self._plan_body(f"{first}._space")
+            bodies["owner"] = self._body(f"{first}._host_space")
+            bodies["owner_plan"] = self._plan_body(f"{first}._host_space")
         for kind, body in bodies.items():
             made = build(
                 [*body, f" {', '.join(constants)}"],
@@ -334,7 +334,7 @@ class Injection:
 
     def _resolver(self, given: Mapping[str, Any], missing: list[str]) -> Resolver:
         owner = given.get(self.layout.first or "") if self.is_owned else None
-        space = getattr(owner, "_space", None)
+        space = getattr(owner, "_host_space", None)
         if isinstance(space, Namespace):
             return cast("Resolver", space.__dict__["_resolver"])
         resolver = current_resolver()
