@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from svcframework_postgres.config import PostgresConfig
     from svcframework_postgres.connections import Connection
     from svcframework_postgres.copying import CopyOptions
-    from svcframework_postgres.errors import TransactionConflictError, TransactionOutcomeUnknownError
+    from svcframework_postgres.errors import (
+        ReadOnlyServerError,
+        TransactionConflictError,
+        TransactionOutcomeUnknownError,
+    )
     from svcframework_postgres.identifiers import Identifier
     from svcframework_postgres.manager import ConnectionManager, HasDsn, PoolHealth
     from svcframework_postgres.pool import PostgresPool
     from svcframework_postgres.poolstatistics import PoolStatistics
+    from svcframework_postgres.reader import PostgresReader
+    from svcframework_postgres.replicas import ReplicaStatus
     from svcframework_postgres.service import AuroraService, PostgresService
     from svcframework_postgres.streaming import PostgresStream
     from svcframework_postgres.transaction import PostgresTransaction
@@ -30,9 +36,12 @@ __all__ = [
     "PoolStatistics",
     "PostgresConfig",
     "PostgresPool",
+    "PostgresReader",
     "PostgresService",
     "PostgresStream",
     "PostgresTransaction",
+    "ReadOnlyServerError",
+    "ReplicaStatus",
     "TransactionConflictError",
     "TransactionOutcomeUnknownError",
 ]
@@ -49,9 +58,12 @@ _HOME = {
     "PoolStatistics": "poolstatistics",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
+    "PostgresReader": "reader",
     "PostgresService": "service",
     "PostgresStream": "streaming",
     "PostgresTransaction": "transaction",
+    "ReadOnlyServerError": "errors",
+    "ReplicaStatus": "replicas",
     "TransactionConflictError": "errors",
     "TransactionOutcomeUnknownError": "errors",
 }

@@ -44,6 +44,22 @@ class TransactionConflictError(DatabaseError):
     retryable = True
 
 
+class ReadOnlyServerError(ConnectionFailedError):
+    """A write reached a server that only reads: a standby, most often after a failover. Nothing was changed.
+
+    The pool has closed its connections, so the next call finds the new primary, if the address leads there.
+
+    Args:
+        operation: What was tried.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        super().__init__(
+            f"{operation}: the server has become read-only, as after a failover; its connections are renewed, try again"
+        )
+
+
 class TransactionOutcomeUnknownError(DatabaseError):
     """COMMIT was sent and no answer came: the transaction may have been committed or not.
 
@@ -90,11 +106,8 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
         return _from_server(error, operation)
     if isinstance(error, (OSError, EOFError)):
         return ConnectionFailedError(f"{operation}: {_reason(error)}")
-    if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
-        return ConnectionFailedError(f"{operation}: the connection was closed")
-    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
-        # A dying server has said so on an idle connection, whose end hasn't arrived yet. Nothing was sent.
-        return ConnectionFailedError(f"{operation}: the connection is closing")
+    if told := _told_by_driver(error):
+        return ConnectionFailedError(f"{operation}: {told}")
     return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
 
 
@@ -110,6 +123,18 @@ def _from_server(error: asyncpg.PostgresError, operation: str) -> ServiceFramewo
     ours = DatabaseError(f"{operation}: {text}", sqlstate=sqlstate or None)
     ours.retryable = sqlstate.startswith(_WORTH_RETRYING)
     return ours
+
+
+def _told_by_driver(error: BaseException) -> str:
+    """What an error of the driver's own says of the connection; empty if it is about something else."""
+    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
+        return "the server is not of the kind that target_session_attrs asks for"
+    if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
+        return "the connection was closed"
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
+        # A dying server has said so on an idle connection, whose end hasn't arrived yet. Nothing was sent.
+        return "the connection is closing"
+    return ""
 
 
 def _reason(error: BaseException) -> str:
