@@ -98,6 +98,14 @@ def translated(operation: str, seconds: float, *, connecting: bool = False) -> I
         raise translate(error, operation, seconds) from error
 
 
+def was_never_sent(error: BaseException) -> bool:
+    """Whether the driver refused before it sent anything, because the connection had ended, or was about to."""
+    text = str(error)
+    closed = isinstance(error, asyncpg.InterfaceError) and "connection is closed" in text
+    # A dying server has said so on an idle connection, whose end hasn't arrived yet.
+    return closed or (isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text)
+
+
 def translate(error: BaseException, operation: str, seconds: float) -> ServiceFrameworkError:
     """The error of ours that says what a driver's error means."""
     if isinstance(error, TimeoutError):
@@ -106,8 +114,10 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
         return _from_server(error, operation)
     if isinstance(error, (OSError, EOFError)):
         return ConnectionFailedError(f"{operation}: {_reason(error)}")
-    if told := _told_by_driver(error):
-        return ConnectionFailedError(f"{operation}: {told}")
+    if was_never_sent(error):
+        return ConnectionFailedError(f"{operation}: the connection was closed; nothing was sent")
+    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
+        return ConnectionFailedError(f"{operation}: the server is not of the kind that target_session_attrs asks for")
     return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
 
 
@@ -123,18 +133,6 @@ def _from_server(error: asyncpg.PostgresError, operation: str) -> ServiceFramewo
     ours = DatabaseError(f"{operation}: {text}", sqlstate=sqlstate or None)
     ours.retryable = sqlstate.startswith(_WORTH_RETRYING)
     return ours
-
-
-def _told_by_driver(error: BaseException) -> str:
-    """What an error of the driver's own says of the connection; empty if it is about something else."""
-    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
-        return "the server is not of the kind that target_session_attrs asks for"
-    if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
-        return "the connection was closed"
-    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
-        # A dying server has said so on an idle connection, whose end hasn't arrived yet. Nothing was sent.
-        return "the connection is closing"
-    return ""
 
 
 def _reason(error: BaseException) -> str:

@@ -280,9 +280,13 @@ class TransactionBlock(AbstractAsyncContextManager[PostgresTransaction]):
                 await current.set_local(self._settings)
         except BaseException as error:
             await self._undo(current, error)
-            raise
-        self._current = current
-        return current
+            if not (isinstance(error, ConnectionFailedError) and connection.used_at):
+                raise
+        else:
+            self._current = current
+            return current
+        # It had died while it was idle, and nothing has been done; each time there is one fewer of those.
+        return await self.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
