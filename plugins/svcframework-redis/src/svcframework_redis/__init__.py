@@ -6,28 +6,60 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svcframework_redis.backend import RedisCache
-    from svcframework_redis.cache import CacheService
+    from svcframework_redis.cache import CacheService, TenantCache
     from svcframework_redis.config import CacheConfig, RedisConfig
+    from svcframework_redis.integration import CacheIntegration, cached
+    from svcframework_redis.memory import MemoryCache, MemoryStore
+    from svcframework_redis.refusals import (
+        CacheKeyError,
+        MissingTenantError,
+        UncacheableArgumentError,
+        UncacheableValueError,
+        ValueTooLargeError,
+    )
     from svcframework_redis.service import HasUrl, RedisService
     from svcframework_redis.sync import get_redis_client
+    from svcframework_redis.tags import TagVersions
 
 __all__ = [
     "CacheConfig",
+    "CacheIntegration",
+    "CacheKeyError",
     "CacheService",
     "HasUrl",
+    "MemoryCache",
+    "MemoryStore",
+    "MissingTenantError",
     "RedisCache",
     "RedisConfig",
     "RedisService",
+    "TagVersions",
+    "TenantCache",
+    "UncacheableArgumentError",
+    "UncacheableValueError",
+    "ValueTooLargeError",
+    "cached",
     "get_redis_client",
 ]
 
 _HOME = {
     "CacheConfig": "config",
+    "CacheIntegration": "integration",
+    "CacheKeyError": "refusals",
     "CacheService": "cache",
     "HasUrl": "service",
+    "MemoryCache": "memory",
+    "MemoryStore": "memory",
+    "MissingTenantError": "refusals",
     "RedisCache": "backend",
     "RedisConfig": "config",
     "RedisService": "service",
+    "TagVersions": "tags",
+    "TenantCache": "cache",
+    "UncacheableArgumentError": "refusals",
+    "UncacheableValueError": "refusals",
+    "ValueTooLargeError": "refusals",
+    "cached": "integration",
     "get_redis_client": "sync",
 }
 
