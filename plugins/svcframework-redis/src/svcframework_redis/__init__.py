@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from svcframework_redis.backend import RedisCache
     from svcframework_redis.cache import CacheService, TenantCache
     from svcframework_redis.config import CacheConfig, RedisConfig
+    from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
     from svcframework_redis.integration import CacheIntegration, cached
     from svcframework_redis.memory import MemoryCache, MemoryStore
     from svcframework_redis.refusals import (
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
         ValueTooLargeError,
     )
     from svcframework_redis.service import HasUrl, RedisService
+    from svcframework_redis.subscriber import RedisSubscriber
     from svcframework_redis.sync import get_redis_client
     from svcframework_redis.tags import TagVersions
+    from svcframework_redis.transport import RedisStatistics
 
 __all__ = [
     "CacheConfig",
@@ -27,14 +30,19 @@ __all__ = [
     "CacheKeyError",
     "CacheService",
     "HasUrl",
+    "LockLostError",
+    "LockNotAcquiredError",
     "MemoryCache",
     "MemoryStore",
     "MissingTenantError",
     "RedisCache",
     "RedisConfig",
     "RedisService",
+    "RedisStatistics",
+    "RedisSubscriber",
     "TagVersions",
     "TenantCache",
+    "TransactionConflictError",
     "UncacheableArgumentError",
     "UncacheableValueError",
     "ValueTooLargeError",
@@ -48,14 +56,19 @@ _HOME = {
     "CacheKeyError": "refusals",
     "CacheService": "cache",
     "HasUrl": "service",
+    "LockLostError": "errors",
+    "LockNotAcquiredError": "errors",
     "MemoryCache": "memory",
     "MemoryStore": "memory",
     "MissingTenantError": "refusals",
     "RedisCache": "backend",
     "RedisConfig": "config",
     "RedisService": "service",
+    "RedisStatistics": "transport",
+    "RedisSubscriber": "subscriber",
     "TagVersions": "tags",
     "TenantCache": "cache",
+    "TransactionConflictError": "errors",
     "UncacheableArgumentError": "refusals",
     "UncacheableValueError": "refusals",
     "ValueTooLargeError": "refusals",
