@@ -12,13 +12,13 @@ from svcframework import HealthResult
 from svcframework.log import ServiceLogger
 from svcframework.metrics import ServiceMetrics
 from svcframework.service import BaseService
-from svcframework_redis.backend import RedisStore
 from svcframework_redis.config import CacheConfig
 from svcframework_redis.engine import CacheEngine
 from svcframework_redis.flights import Flights
 from svcframework_redis.keys import KeySpace
 from svcframework_redis.operations import CacheOperations
 from svcframework_redis.outage import AWAY
+from svcframework_redis.redisstore import RedisStore
 from svcframework_redis.service import RedisService
 from svcframework_redis.store import CacheStore
 
@@ -89,7 +89,7 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
     async def _service_health_check(self) -> HealthResult:
         """Healthy while the store answers; degraded while the cache does without it."""
         engine = self._engine
-        details = {**engine.counts.snapshot(), "local": len(engine.local)}
+        details: dict[str, Any] = {**engine.counts.snapshot(), "local": len(engine.local)}
         try:
             await engine.store.ping(self.config.health_check_timeout * 0.9)
         except AWAY as error:

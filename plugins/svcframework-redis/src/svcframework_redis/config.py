@@ -113,7 +113,7 @@ class CacheConfig(ServiceConfig, prefix="cache"):
         default=2.0, ge=0, description="Seconds to wait for a value that another process makes, before making it here."
     )
     local_size: int = Field(default=0, ge=0, description="Values also kept in this process; 0 for none.")
-    local_bytes: int = Field(default=67_108_864, ge=0, description="Bytes of such values, as they are written, at most.")
+    local_bytes: int = Field(default=67_108_864, ge=0, description="Bytes of such values, as written, at most.")
     local_ttl: float = Field(default=1.0, gt=0, description="Seconds such a value is believed without asking Redis.")
     announce: bool = Field(
         default=False, description="Whether to tell other processes of changes even if this one keeps no values."

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from svcframework_redis.config import CacheConfig
+from svcframework_redis.counts import CacheCounts
 from svcframework_redis.entries import Entry, pack_value, unpack
 from svcframework_redis.keys import KeySpace
 from svcframework_redis.local import LocalCache
@@ -20,36 +21,6 @@ from svcframework_redis.store import CacheStore, News
 from svcframework_redis.values import MISSING, Codec
 
 _NEWS = msgspec.msgpack.Decoder(tuple[bytes, list[str], list[str], list[str]])
-
-
-class CacheCounts:
-    """What a cache has done; plain numbers, counted on the hot path and read by whoever scrapes."""
-
-    __slots__ = ("hits", "local_hits", "lost", "made", "misses", "refreshed", "shared", "too_large", "waited")
-
-    def __init__(self) -> None:
-        self.local_hits = 0
-        """Values found in this process."""
-        self.hits = 0
-        """Values found in the store."""
-        self.misses = 0
-        """Values that were found nowhere."""
-        self.made = 0
-        """Calls of a source."""
-        self.shared = 0
-        """Callers who got what another one in this process made."""
-        self.waited = 0
-        """Values that another process made while this one waited."""
-        self.refreshed = 0
-        """Values that were made anew in the background."""
-        self.lost = 0
-        """Values that were not stored, because something was removed or replaced while they were made."""
-        self.too_large = 0
-        """Values that were not stored, because of their size."""
-
-    def snapshot(self) -> dict[str, int]:
-        """The numbers by their names."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +242,14 @@ class CacheEngine:
         return True
 
     async def settle(
-        self, space: KeySpace, name: str, mark: bytes, packed: tuple[bytes, float], tags: Sequence[str], ticket: object
+        self,
+        space: KeySpace,
+        name: str,
+        mark: bytes,
+        *,
+        packed: tuple[bytes, float],
+        tags: Sequence[str],
+        ticket: object,
     ) -> bool:
         """Store a value in the place of the entry with that mark, if it is still there; whether it was."""
         settled = False

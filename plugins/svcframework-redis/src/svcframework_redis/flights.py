@@ -181,7 +181,7 @@ class Flights:
             packed = self._packed(order, value, versions)
             if packed is None:
                 return _Made(value)
-            settled = await engine.settle(order.space, order.name, lease, packed, order.tags, ticket)
+            settled = await engine.settle(order.space, order.name, lease, packed=packed, tags=order.tags, ticket=ticket)
             engine.counts.lost += not settled
             return _Made(value, body_of(packed[0]))
         finally:
@@ -227,7 +227,7 @@ class Flights:
             packed = self._packed(order, value, versions)
             if packed is not None:
                 engine.counts.refreshed += await engine.settle(
-                    order.space, order.name, old.mark, packed, order.tags, ticket
+                    order.space, order.name, old.mark, packed=packed, tags=order.tags, ticket=ticket
                 )
             elif value is None:  # the source has it no longer, and that isn't to be kept
                 await engine.release(order.name, old.mark)

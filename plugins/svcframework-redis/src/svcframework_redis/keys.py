@@ -27,7 +27,7 @@ class KeySpace:
     def __init__(self, namespace: str, tenant: str | None = None) -> None:
         self._root = self.prefix = escaped(namespace)
         if tenant is not None:
-            if not isinstance(tenant, str) or not tenant.strip():
+            if not is_text(tenant) or not tenant.strip():
                 raise MissingTenantError(tenant)
             self.prefix = f"{self._root}:{_TENANT}:{escaped(tenant)}"
         self.names: dict[Key, str] = {}
@@ -45,8 +45,8 @@ class KeySpace:
             return self._built(key)
 
     def _built(self, key: Key) -> str:
-        parts = (key,) if isinstance(key, str) else key
-        if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) and part for part in parts):
+        parts: object = (key,) if is_text(key) else key
+        if not isinstance(parts, tuple) or not parts or not all(is_text(part) and part for part in parts):
             raise CacheKeyError(key)
         name = ":".join([self.prefix, *map(escaped, parts)])
         name.encode()  # half a surrogate pair is refused here and not on the way to the server
@@ -61,7 +61,7 @@ class KeySpace:
         Raises:
             CacheKeyError: The tag is empty or no text.
         """
-        if not isinstance(tag, str) or not tag:
+        if not is_text(tag) or not tag:
             raise CacheKeyError(tag, what="tag")
         return f"{self.prefix}:{_TAG}:{escaped(tag)}"
 
@@ -74,6 +74,11 @@ class KeySpace:
 def refresh_name(name: str) -> str:
     """Where the one who refreshes a value says so."""
     return f"{name}:{_REFRESH}"
+
+
+def is_text(value: object) -> bool:
+    """Whether a caller kept to the types; not all of them are checked."""
+    return isinstance(value, str)
 
 
 def escaped(part: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from svcframework_redis.counts import CacheCounts
 from svcframework_redis.entries import Entry
 from svcframework_redis.values import MISSING, Codec, is_immutable
 
@@ -25,6 +26,19 @@ class LocalEntry:
         self.value: Any = None
         self.kind: Any = MISSING
         self.used = False
+
+
+class LocalPlace:
+    """Where a value would be kept in this process, for callers that ask for the same one again; lives as they do."""
+
+    __slots__ = ("cache", "clock", "counts", "entries", "kind", "name")
+
+    def __init__(
+        self, name: str, kind: Any, entries: dict[str, LocalEntry], clock: Callable[[], float], counts: CacheCounts
+    ) -> None:
+        self.name, self.kind, self.entries, self.clock, self.counts = name, kind, entries, clock, counts
+        self.cache: Any = None
+        """The cache whose entries these are."""
 
 
 class LocalCache:

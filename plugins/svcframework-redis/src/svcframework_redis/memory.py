@@ -1,5 +1,6 @@
 """MemoryCache: the cache without a server, for tests, for development and for a process that is alone."""
 
+# ruff: noqa: D102 - the protocol, in `store`, says what each method does
 from __future__ import annotations
 
 import random
@@ -96,7 +97,10 @@ class MemoryStore:
         """Memory is never away."""
 
     def listen(
-        self, channel: str, heard: Callable[[bytes], None], deaf: Callable[[], None]
+        self,
+        channel: str,
+        heard: Callable[[bytes], None],
+        deaf: Callable[[], None],  # noqa: ARG002 - never deaf
     ) -> AbstractAsyncContextManager[Any]:
         return self._listening(channel, heard)
 

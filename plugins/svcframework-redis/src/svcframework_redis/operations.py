@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 from svcframework.methods import service_method
-from svcframework_redis.engine import CacheCounts, CacheEngine, Forgotten
+from svcframework_redis.counts import CacheCounts
+from svcframework_redis.engine import CacheEngine, Forgotten
 from svcframework_redis.flights import Flights, Order
 from svcframework_redis.keys import Key, KeySpace
+from svcframework_redis.local import LocalPlace
 from svcframework_redis.refusals import CacheKeyError
 from svcframework_redis.tags import Tags, TagVersions, names_of
 from svcframework_redis.values import MISSING
@@ -71,17 +73,31 @@ class CacheOperations:
             pass
         except TypeError:  # it can't be hashed
             raise CacheKeyError(key) from None
-        value = self.peek(key, type=type)
+        value = self.peek(key, type)
         if value is MISSING:
             value = await self._look(key, type)
         return default if value is MISSING else value
 
-    def peek(self, key: Key, *, type: Any = Any) -> Any:
+    def peek(self, key: Key, type: Any = Any) -> Any:
         """The value that this process keeps, without asking anybody; `svcframework_redis.values.MISSING` if none."""
+        try:
+            found = self._local[self._names[key]]
+            if found.kind is type and found.deadline > self._clock():
+                found.used = True
+                self._counts.local_hits += 1
+                return found.value
+        except KeyError:
+            pass
+        except TypeError:  # it can't be hashed
+            raise CacheKeyError(key) from None
         value = self._engine.local.peek(self._space.name(key), type)
         if value is not MISSING:
             self._counts.local_hits += 1
         return value
+
+    def place(self, key: Key, type: Any) -> LocalPlace:
+        """Where this process would keep a value; for those who ask for the same one again and again."""
+        return LocalPlace(self._space.name(key), type, self._local, self._clock, self._counts)
 
     @service_method(name="get")
     async def _look(self, key: Key, type: Any) -> Any:
@@ -196,22 +212,9 @@ class CacheOperations:
         Raises:
             UncacheableValueError: The format has no form for the value.
         """
-        value = self.peek(key, type=type)
+        value = self.peek(key, type)
         if value is not MISSING:
             return value  # type: ignore[no-any-return]  # the factory's own T
-        return await self._obtain(key, factory, ttl, type, tags, negative_ttl, refresh_after)  # type: ignore[no-any-return]  # same
-
-    @service_method(name="get_or_set")
-    async def _obtain(
-        self,
-        key: Key,
-        factory: Callable[[], Awaitable[Any]],
-        ttl: float | None,
-        type: Any,
-        tags: Iterable[str],
-        negative_ttl: float | None,
-        refresh_after: float | None,
-    ) -> Any:
         settings = self._engine.settings
         order = Order(
             self._space,
@@ -223,6 +226,10 @@ class CacheOperations:
             settings.negative_ttl if negative_ttl is None else negative_ttl,
             refresh_after,
         )
+        return await self._obtain(order)  # type: ignore[no-any-return]  # the factory's own T
+
+    @service_method(name="get_or_set")
+    async def _obtain(self, order: Order) -> Any:
         return await self._flights.obtain(order)
 
     # --- forgetting -------------------------------------------------------------------------------------

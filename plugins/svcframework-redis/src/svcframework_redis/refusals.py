@@ -38,7 +38,7 @@ class UncacheableArgumentError(ServiceFrameworkError, TypeError):
     def __init__(self, function: str, argument: str, value: object) -> None:
         self.function, self.argument = function, argument
         super().__init__(
-            f"{function}(): the argument {argument!r} is a {type_name(type(value))}, of which no cache key can be made. "
+            f"{function}(): the argument {argument!r} is a {type_name(type(value))}, of which no key can be made. "
             f'Say what the key is: @cached(key="user:{{user_id}}"), or key=lambda …: (…).'
         )
 

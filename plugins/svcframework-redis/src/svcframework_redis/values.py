@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import decimal
@@ -70,10 +71,8 @@ class Codec:
             decoder = self._format.Decoder(kind, dec_hook=_read)
         except TypeError as error:
             raise UncacheableValueError(f"The type {type_name(kind)}", _reason(error)) from error
-        try:
+        with contextlib.suppress(TypeError):
             self._decoders[kind] = decoder
-        except TypeError:
-            pass
         return decoder
 
 
@@ -87,7 +86,7 @@ def is_immutable(value: Any) -> bool:
     if isinstance(value, msgspec.Struct):
         frozen, fields = value.__struct_config__.frozen, value.__struct_fields__
     elif dataclasses.is_dataclass(kind):
-        frozen, fields = kind.__dataclass_params__.frozen, tuple(kind.__dataclass_fields__)
+        frozen, fields = vars(kind)["__dataclass_params__"].frozen, tuple(vars(kind)["__dataclass_fields__"])
     else:
         return False
     return frozen and all(is_immutable(getattr(value, field)) for field in fields)
@@ -103,7 +102,9 @@ def _written(value: Any) -> Any:
 def _read(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind.model_validate(value)
-    raise NotImplementedError(f"nothing says how to read a {type_name(kind)}")  # no ValueError: the data is not to blame
+    raise NotImplementedError(
+        f"nothing says how to read a {type_name(kind)}"
+    )  # no ValueError: the data is not to blame
 
 
 def _reason(error: Exception) -> str:
