@@ -39,7 +39,7 @@ class RedisCache:
             MissingTenantError: The tenant is empty.
         """
         found = RedisCache(self._redis, namespace=self._namespace, ttl_jitter=self._ttl_jitter, draw=self._draw)
-        found._space = KeySpace(self._namespace, tenant)
+        found._space = KeySpace.of_tenant(self._namespace, tenant)
         return found
 
     def key(self, key: Key) -> str:

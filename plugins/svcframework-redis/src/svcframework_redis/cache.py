@@ -65,7 +65,7 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
         try:
             return self._tenants[tenant]
         except (KeyError, TypeError):
-            view = TenantCache(self, KeySpace(self.config.namespace, tenant))
+            view = TenantCache(self, KeySpace.of_tenant(self.config.namespace, tenant))
         if len(self._tenants) >= _TENANTS:
             self._tenants.clear()
         self._tenants[tenant] = view

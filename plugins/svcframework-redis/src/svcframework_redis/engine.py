@@ -278,9 +278,8 @@ class CacheEngine:
     async def touch(self, space: KeySpace, name: str, seconds: float) -> bool:
         """Let a value, and its tags, live for `seconds` from now; whether there is one."""
         look = await self.look(space, name, Any)
-        if look.entry is None or look.entry.kind not in {"value", "none"}:
+        if look.entry is None or look.value is MISSING:
             return False
-        self.local.drop(name)
         touched = await self.outage.call(self._touched(space, name, look.entry.tags, seconds), otherwise=False)
         self.local.drop(name)
         return touched

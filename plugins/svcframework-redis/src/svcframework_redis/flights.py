@@ -215,7 +215,7 @@ class Flights:
         After an error the claim is left to end by itself, so that a broken source is not asked over and over.
         """
         engine, claim, lease = self._engine, refresh_name(order.name), pack_lease()
-        ticket: object = None
+        ticket = object()  # none yet
         renewal = _Renewal(engine, claim, lease, self._begin)
         try:
             if not await engine.lease(claim, None, lease):

@@ -81,8 +81,9 @@ def identity_of(names: list[str], values: dict[str, Any], *, is_method: bool) ->
     found: list[Any] = []
     rest = list(names)
     if is_method:
-        first = values[rest.pop(0)]
-        found += [first.__class__, first.name if isinstance(first, BaseService) else None]
+        name = rest.pop(0)
+        first = values[name]
+        found += [first if name == "cls" else first.__class__, first.name if isinstance(first, BaseService) else None]
     for name in rest:
         found += [values[name].__class__, values[name]]
     return tuple(found)
@@ -93,7 +94,7 @@ def _identity(names: list[str], *, is_method: bool) -> str:
     found, rest = "", list(names)
     if is_method:
         first = rest.pop(0)
-        found = f"{first}.__class__, {first}.name if isinstance({first}, _Service) else None, "
+        found = f"{'cls' if first == 'cls' else f'{first}.__class__'}, {first}.name if isinstance({first}, _Service) else None, "
     return found + "".join(f"{name}.__class__, {name}, " for name in rest)
 
 

@@ -209,6 +209,7 @@ class _Site:
             cache=self._cache,
             find=lambda: current_host().get(self._cache),
         )
+        functools.update_wrapper(call, self.function, updated=())
         call.site = self  # for the bound ones, which know nothing but this function
         wrapped: Any = CachedFunction(call)  # type: ignore[call-arg]  # partial's
         functools.update_wrapper(wrapped, self.function)
@@ -257,6 +258,8 @@ class _Site:
         """Let the next call with the same arguments look at `place` first."""
         values = self._arguments.all_named(args, kwargs)
         compared = list(values.values())[self._arguments.is_method :]
+        if self._arguments.is_method and isinstance(values.get("self"), type):  # a method of a metaclass
+            return
         if _KEYABLE.issuperset(map(type, compared)):
             if len(self._known) >= _KEPT:
                 self._known.clear()

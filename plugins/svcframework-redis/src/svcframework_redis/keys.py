@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from svcframework_redis.refusals import CacheKeyError, MissingTenantError
 
 Key = str | tuple[str, ...]
@@ -17,21 +19,26 @@ class KeySpace:
     """The keys and tags below one namespace, or of one tenant in it; lives as long as its cache.
 
     Args:
-        namespace: What every name begins with.
-        tenant: Whose keys these are; None for those that belong to no tenant.
-
-    Raises:
-        MissingTenantError: The tenant is empty, or no text.
+        namespace: What every name begins with. These keys belong to no tenant; `of_tenant` makes a tenant's.
     """
 
-    def __init__(self, namespace: str, tenant: str | None = None) -> None:
+    def __init__(self, namespace: str) -> None:
         self._root = self.prefix = escaped(namespace)
-        if tenant is not None:
-            if not is_text(tenant) or not tenant.strip():
-                raise MissingTenantError(tenant)
-            self.prefix = f"{self._root}:{_TENANT}:{escaped(tenant)}"
         self.names: dict[Key, str] = {}
         """Names that have been built, by key; bounded. Others may read it, to save a call."""
+
+    @classmethod
+    def of_tenant(cls, namespace: str, tenant: str) -> Self:
+        """The keys and tags of one tenant.
+
+        Raises:
+            MissingTenantError: The tenant is empty, or no text.
+        """
+        if not is_text(tenant) or not tenant.strip():
+            raise MissingTenantError(tenant)
+        space = cls(namespace)
+        space.prefix = f"{space._root}:{_TENANT}:{escaped(tenant)}"
+        return space
 
     def name(self, key: Key) -> str:
         """The name of a key.
