@@ -33,9 +33,10 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=["json", "msgpack"])
+@pytest.fixture(params=[("json", 0), ("msgpack", 100)], ids=["json", "msgpack and local values"])
 async def cache(redis, request):
-    service = CacheService(CacheConfig(format=request.param), redis=redis)
+    form, local_size = request.param
+    service = CacheService(CacheConfig(format=form, local_size=local_size, local_ttl=0.2), redis=redis)
     await service.on_startup()
     yield service
     await service.on_shutdown()

@@ -83,7 +83,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(tag=st.sampled_from(TAGS), tenant=HOW["tenant"], which=HOW["which"])
     def invalidate(self, tag, tenant, which):
         self.run(self.view(which, tenant).invalidate(tag))
-        self.model = {place: kept for place, kept in self.model.items() if place[0] != tenant or tag not in kept[2]}
+        for place, kept in list(self.model.items()):
+            if place[0] == tenant and tag in kept[2]:
+                del self.model[place]
 
     @rule(**HOW, ttl=st.integers(1, 60))
     def touch(self, key, tenant, which, ttl):

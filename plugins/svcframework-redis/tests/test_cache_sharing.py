@@ -56,7 +56,7 @@ async def test_what_one_process_changes_the_others_forget(services, change):
         "set_many": lambda: view.set_many({"k": "new", "z": 1}),
         "delete": lambda: view.delete("k"),
         "invalidate": lambda: view.invalidate("t"),
-        "clear": lambda: view.clear(),
+        "clear": view.clear,
         "tenant": lambda: view.invalidate("t"),
         "touch": lambda: view.delete("k"),
     }[change]()
@@ -161,7 +161,7 @@ async def test_services_that_miss_together_ask_the_source_once(services):
 async def test_changes_while_a_value_is_made_hold_across_services(services):
     """What one process deletes or invalidates while another makes it is not kept by the other."""
     one, two = await services(), await services()
-    for change in (lambda: one.delete("k"), lambda: one.invalidate("t"), lambda: one.clear()):
+    for change in (lambda: one.delete("k"), lambda: one.invalidate("t"), one.clear):
 
         async def source(change=change):
             await change()

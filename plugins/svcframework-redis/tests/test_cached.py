@@ -163,7 +163,8 @@ class Model(BaseModel):
 
 ATOMS = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 3), st.text("a:1i", max_size=3), st.floats(-1, 1), st.binary(max_size=2),
-    st.sampled_from([*Colour, dt.date(2026, 1, 1), dt.datetime(2026, 1, 1), dt.timedelta(1), uuid.UUID(int=1)]),
+    st.sampled_from([*Colour, dt.date(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC), dt.timedelta(1)]),
+    st.just(uuid.UUID(int=1)),
 )  # fmt: skip
 ARGUMENTS = st.recursive(
     ATOMS,
@@ -211,7 +212,7 @@ async def test_what_cannot_be_a_key_is_refused_with_its_name(host):
     for argument in (object(), [object()], print, {1: object()}):
         with pytest.raises(UncacheableArgumentError, match=r"look\(\): the argument 'session' is a .*key="):
             await look(argument)
-    with pytest.raises(TypeError, match="missing a required argument|missing 1 required"):
+    with pytest.raises(TypeError, match=r"missing a required argument|missing 1 required"):
         await look()
 
 
@@ -236,7 +237,7 @@ def test_what_cannot_be_cached_is_refused_where_it_is_written():
             async def f(): ...
 
     for options in ({"key": "{b}"}, {"tags": ["user:{b}"]}, {"tenant": "b"}, {"key": "{a"}):
-        with pytest.raises(RegistrationError, match="of its arguments|expected"):
+        with pytest.raises(RegistrationError, match=r"of its arguments|expected"):
 
             @cached(**options)
             async def one(a: int) -> int: ...
@@ -367,7 +368,7 @@ class SimpleCache:
     def __init__(self):
         self.kept = {}
 
-    async def get_or_set(self, key, factory, ttl=None, *, type=None, tags=(), negative_ttl=None, refresh_after=None):
+    async def get_or_set(self, key, factory, ttl=None, **_options):
         if key not in self.kept:
             self.kept[key] = await factory()
         return self.kept[key]

@@ -3,7 +3,7 @@
 # ruff: noqa: A002 - `type=` reads best
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,6 +21,12 @@ class Cache(Protocol):
     nothing, so that callers go to their source. `svcframework-redis` has one in Redis and one in memory.
     """
 
+    @overload
+    async def get(self, key: CacheKey, default: Any = None) -> Any: ...
+    @overload
+    async def get(self, key: CacheKey, default: T, *, type: type[T]) -> T: ...
+    @overload
+    async def get(self, key: CacheKey, default: None = None, *, type: type[T]) -> T | None: ...
     async def get(self, key: CacheKey, default: Any = None, *, type: Any = Any) -> Any:
         """The value of a key, read as `type`; `default` if there is none."""
 

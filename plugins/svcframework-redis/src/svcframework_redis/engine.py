@@ -142,6 +142,11 @@ class CacheEngine:
             seconds = min(seconds, entry.refresh_at - now)
         return self.local.fill(name, ticket, entry, seconds, map(space.tag, entry.tags))
 
+    def _keep_own(self, space: KeySpace, name: str, ticket: object, data: bytes) -> bool:
+        """The same for what was written here: without tags, for one may have been invalidated since it was read."""
+        entry = unpack(data)
+        return not entry.tags and self._keep(space, name, ticket, entry)
+
     # --- tags -------------------------------------------------------------------------------------------
 
     async def pin(
@@ -216,7 +221,7 @@ class CacheEngine:
         finally:
             for name, (data, _) in entries.items():
                 # Dropped if it wasn't written, or if someone who read the old value got in between.
-                if not written or not self._keep(space, name, tickets[name], unpack(data)):
+                if not written or not self._keep_own(space, name, tickets[name], data):
                     self.local.drop(name)
         if not written:
             self.outage.owe(*entries)  # what they held is outdated
@@ -256,7 +261,7 @@ class CacheEngine:
         try:
             settled = await self.outage.call(self._settled(space, name, mark, packed, tags), otherwise=False)
         finally:
-            if not settled or not self._keep(space, name, ticket, unpack(packed[0])):
+            if not settled or not self._keep_own(space, name, ticket, packed[0]):
                 self.local.drop(name)
         return settled
 

@@ -19,8 +19,8 @@ _ARGUMENTS = {_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY}
 _SOURCE = """
 async def call({declared}):
     try:
-        _place = _known[({identity})]
-        if _place.cache is {cache}:
+{lookup}
+        if _place.cache is _current:
             _found = _place.entries[_place.name]
             if _found.kind is _place.kind and _found.deadline > _place.clock():
                 _found.used = True
@@ -29,6 +29,18 @@ async def call({declared}):
     except (AttributeError, LookupError, TypeError):
         pass
     return await _slow({passed})
+"""
+_OF_FUNCTION = """
+        _place = _known[({rest})]
+        _current = {find}
+"""
+_OF_METHOD = """
+        if isinstance({first}, _Service):
+            _place = _known[({owner}, {first}.name, {rest})]
+            _current = {host}
+        else:
+            _place = _known[({owner}, None, {rest})]
+            _current = {find}
 """
 
 
@@ -64,11 +76,9 @@ def compile_call(
     is_fixed = not isinstance(cache, (str, type))
     scope: dict[str, Any] = {"_known": known, "_slow": slow, "_cache": cache, "_find": find, "_Service": BaseService}
     scope.update({f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty})
-    host = f"({names[0]}.host.get(_cache) if isinstance({names[0]}, _Service) else _find())" if is_method else "_find()"
     source = _SOURCE.format(
         declared=_declared(parameters),
-        identity=_identity(names, is_method=is_method),
-        cache="_cache" if is_fixed else host,
+        lookup=_lookup(names, is_method=is_method, is_fixed=is_fixed),
         passed=", ".join(f"{p.name}={p.name}" if p.kind is p.KEYWORD_ONLY else p.name for p in parameters),
     )
     exec(compile(source, f"<cached {function.__qualname__}>", "exec"), scope)  # noqa: S102 - made of names only
@@ -83,19 +93,23 @@ def identity_of(names: list[str], values: dict[str, Any], *, is_method: bool) ->
     if is_method:
         name = rest.pop(0)
         first = values[name]
-        found += [first if name == "cls" else first.__class__, first.name if isinstance(first, BaseService) else None]
+        found.append(first if name == "cls" else first.__class__)
+        found.append(first.name if isinstance(first, BaseService) else None)
     for name in rest:
         found += [values[name].__class__, values[name]]
     return tuple(found)
 
 
-def _identity(names: list[str], *, is_method: bool) -> str:
-    """The same as source text."""
-    found, rest = "", list(names)
-    if is_method:
-        first = rest.pop(0)
-        found = f"{'cls' if first == 'cls' else f'{first}.__class__'}, {first}.name if isinstance({first}, _Service) else None, "
-    return found + "".join(f"{name}.__class__, {name}, " for name in rest)
+def _lookup(names: list[str], *, is_method: bool, is_fixed: bool) -> str:
+    """The same as source text, and what finds the cache."""
+    find = "_cache" if is_fixed else "_find()"
+    rest = "".join(f"{name}.__class__, {name}, " for name in names[is_method:])
+    if not is_method:
+        return _OF_FUNCTION.format(rest=rest, find=find)
+    first = names[0]
+    owner = first if first == "cls" else f"{first}.__class__"
+    host = "_cache" if is_fixed else f"{first}.host.get(_cache)"
+    return _OF_METHOD.format(first=first, owner=owner, rest=rest, find=find, host=host)
 
 
 def _declared(parameters: list[inspect.Parameter]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from svcframework import HealthResult
 from svcframework_redis.cache import StoredCache
 from svcframework_redis.config import CacheConfig
 from svcframework_redis.entries import EXPIRES_AT, MARK
@@ -167,3 +168,18 @@ class MemoryCache(StoredCache):
             return MemoryStore(size=settings.memory_size, limit=settings.memory_bytes, clock=clock)
 
         super().__init__(config, make_store, clock=clock, wall=wall, draw=draw)
+        self._is_started = False
+
+    async def on_startup(self) -> None:
+        """Begin to hear what caches on the same store change, if values are kept twice."""
+        await super().on_startup()
+        self._is_started = True
+
+    async def on_shutdown(self) -> None:
+        """Let refreshes end within half of `stop_timeout`."""
+        self._is_started = False
+        await super().on_shutdown()
+
+    async def _service_health_check(self) -> HealthResult:
+        """Healthy while it runs: memory is never away."""
+        return await super()._service_health_check() if self._is_started else HealthResult.unhealthy("not started")
