@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,16 +21,17 @@ from svcframework_redis.refusals import ValueTooLargeError
 from svcframework_redis.store import CacheStore, News
 from svcframework_redis.values import MISSING, Codec
 
+_NOTHING: list[bytes | None] = []
+_NO_VERSIONS: Mapping[str, bytes | None] = types.MappingProxyType({})
 _NEWS = msgspec.msgpack.Decoder(tuple[bytes, list[str], list[str], list[str]])
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """What was found for a name."""
 
     value: Any = MISSING
     entry: Entry | None = None
-    versions: Mapping[str, bytes | None] = field(default_factory=dict)
+    versions: Mapping[str, bytes | None] = _NO_VERSIONS
     """The versions that tags had before the look ended; None for one that has none."""
     is_reachable: bool = True
     """Whether the store answered."""
@@ -81,12 +83,10 @@ class CacheEngine:
         """What the store has for a name, and the versions of `tags`; a value is then kept in this process too."""
         ticket = self.local.begin(name)
         try:
-            names = [name, *map(space.tag, tags)]
-            nothing: list[bytes | None] | None = None
-            found = await self.outage.call(self.store.read(names), nothing)
-            if found is None:
+            found = await self.outage.call(self.store.read([name, *map(space.tag, tags)] if tags else [name]), _NOTHING)
+            if not found:
                 return Look(is_reachable=False)
-            versions = dict(zip(tags, found[1:], strict=True))
+            versions = dict(zip(tags, found[1:], strict=True)) if tags else {}
             if found[0] is None:
                 return Look(versions=versions)
             entry = unpack(found[0])
@@ -128,7 +128,7 @@ class CacheEngine:
     def _value(self, entry: Entry | None, versions: Mapping[str, bytes | None], kind: Any) -> Any:
         if entry is None or entry.kind in {"lease", "foreign"}:
             return MISSING
-        if any(versions[tag] != version for tag, version in entry.tags.items()):
+        if entry.tags and any(versions[tag] != version for tag, version in entry.tags.items()):
             return MISSING
         return None if entry.kind == "none" else self.codec.decode(entry.body, kind)
 

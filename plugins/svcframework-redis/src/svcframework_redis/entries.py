@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
+import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,11 +17,12 @@ MARK = 9
 """Bytes at the beginning that no two entries share: whoever replaces an entry names the one that he means."""
 
 _KINDS: dict[bytes, Literal["value", "none", "lease"]] = {b"v": "value", b"n": "none", b"l": "lease"}
-_TAGS = msgspec.msgpack.Decoder(dict[str, bytes])
+_TAGS = msgspec.msgpack.Decoder(dict[Annotated[str, msgspec.Meta(min_length=1)], bytes])
+_NO_TAGS: Mapping[str, bytes] = types.MappingProxyType({})
+_NOTHING = memoryview(b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One entry, as it was read; lives as long as the call."""
 
     kind: Literal["value", "none", "lease", "foreign"]
@@ -32,9 +33,9 @@ class Entry:
     """Seconds since 1970."""
     refresh_at: float = 0.0
     """Seconds since 1970 after which the value is to be made anew; 0 for never."""
-    tags: Mapping[str, bytes] = field(default_factory=dict)
+    tags: Mapping[str, bytes] = _NO_TAGS
     """The version that each tag had before the value was made."""
-    body: memoryview = field(default_factory=lambda: memoryview(b""))
+    body: memoryview = _NOTHING
     """The value, as the codec wrote it."""
 
 
@@ -60,7 +61,7 @@ def unpack(data: bytes) -> Entry:
     if kind is None or len(data) < _HEADER.size:
         return Entry("foreign", mark)
     _, _, expires_at, refresh_at, size = _HEADER.unpack_from(data)
-    tags: Mapping[str, bytes] = {}
+    tags = _NO_TAGS
     end = _HEADER.size + size
     if size:
         try:

@@ -11,7 +11,6 @@ from svcframework_redis.engine import CacheEngine, Forgotten
 from svcframework_redis.flights import Flights, Order
 from svcframework_redis.keys import Key, KeySpace
 from svcframework_redis.local import LocalPlace
-from svcframework_redis.refusals import CacheKeyError
 from svcframework_redis.tags import Tags, TagVersions, names_of
 from svcframework_redis.values import MISSING
 
@@ -64,32 +63,23 @@ class CacheOperations:
             ServiceTimeoutError: It did not answer in time and `degrade` is off.
         """
         try:
-            found = self._local[self._names[key]]
+            name = self._names[key]
+        except (KeyError, TypeError):  # the latter: it can't be hashed
+            name = self._space.name(key)
+        found = self._local.get(name)
+        if found is not None:
             if found.kind is type and found.deadline > self._clock():
                 found.used = True
                 self._counts.local_hits += 1
                 return found.value
-        except KeyError:
-            pass
-        except TypeError:  # it can't be hashed
-            raise CacheKeyError(key) from None
-        value = self.peek(key, type)
-        if value is MISSING:
-            value = await self._look(key, type)
+            value = self.peek(key, type)
+            if value is not MISSING:
+                return value
+        value = await self._look(name, type)
         return default if value is MISSING else value
 
     def peek(self, key: Key, type: Any = Any) -> Any:
         """The value that this process keeps, without asking anybody; `svcframework_redis.values.MISSING` if none."""
-        try:
-            found = self._local[self._names[key]]
-            if found.kind is type and found.deadline > self._clock():
-                found.used = True
-                self._counts.local_hits += 1
-                return found.value
-        except KeyError:
-            pass
-        except TypeError:  # it can't be hashed
-            raise CacheKeyError(key) from None
         value = self._engine.local.peek(self._space.name(key), type)
         if value is not MISSING:
             self._counts.local_hits += 1
@@ -100,8 +90,8 @@ class CacheOperations:
         return LocalPlace(self._space.name(key), type, self._local, self._clock, self._counts)
 
     @service_method(name="get")
-    async def _look(self, key: Key, type: Any) -> Any:
-        look = await self._engine.look(self._space, self._space.name(key), type)
+    async def _look(self, name: str, type: Any) -> Any:
+        look = await self._engine.look(self._space, name, type)
         if look.value is MISSING:
             self._counts.misses += 1
         else:
