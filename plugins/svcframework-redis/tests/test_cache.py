@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 from pydantic import BaseModel
 
-from svcframework.errors import ConnectionFailedError
+from svcframework.deadlines import deadline
+from svcframework.errors import ConnectionFailedError, DeadlineExceededError
 from svcframework_redis import (
     CacheConfig,
     CacheKeyError,
@@ -210,6 +211,78 @@ async def test_what_was_removed_during_an_outage_stays_removed(mortal_valkey):
     assert [None] * 4 == found
     assert {"kept": 1} == await cache.get_many(keys)
     await redis.on_shutdown()
+
+
+async def test_full_server_costs_no_answer(mortal_valkey):
+    """A server that takes nothing more in is not away: what it has is found, what it refuses comes from the source."""
+    redis = RedisService(server=mortal_valkey)
+    await redis.on_startup()
+    cache = CacheService(CacheConfig(), redis=redis)
+    await cache.set_many({"k": "old", "other": 1})
+    await redis.execute("CONFIG", "SET", "maxmemory", "1")
+
+    async def source():
+        return "from the source"
+
+    assert "from the source" == await cache.get_or_set("new", source, tags=["t"])
+    assert "from the source" == await cache.get_or_set("new", source)
+    assert not await cache.set("k", "new")
+    assert [None, 1] == [await cache.get("k"), await cache.get("other")]
+    assert 3 <= (await cache.health_check())["details"]["refused"]
+    await redis.execute("CONFIG", "SET", "maxmemory", "0")
+    assert await cache.set("k", "new")
+    assert "new" == await cache.get("k")
+    await cache.on_shutdown()
+    await redis.on_shutdown()
+
+
+async def test_rotated_password_is_an_outage(mortal_valkey):
+    """A server that no longer takes the credentials costs no answer, and nothing shows them."""
+    redis = RedisService(server=mortal_valkey)
+    await redis.on_startup()
+    cache = CacheService(CacheConfig(retry_interval=0), redis=redis)
+    await cache.set("k", 1)
+    await redis.execute("CONFIG", "SET", "requirepass", "another-canary-7Q")
+    await redis.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+
+    async def source():
+        return 2
+
+    assert 2 == await cache.get_or_set("k", source)
+    health = await cache.health_check()
+    assert "degraded" == health["status"]
+    assert "canary" not in health.message
+    await cache.on_shutdown()
+    await redis.on_shutdown()
+
+
+async def test_key_of_another_kind_is_missing(cache, redis):
+    """A list under a key is no value, stops nobody, and does not make the cache do without Redis."""
+    await redis.execute("RPUSH", "cache:k", "x")
+    await cache.set("other", 1)
+
+    async def source():
+        return "made"
+
+    assert await cache.get("k") is None
+    assert "made" == await cache.get_or_set("k", source)
+    assert 1 == await cache.get("other")
+    assert "healthy" == (await cache.health_check())["status"]
+
+
+async def test_deadline_of_the_caller_gives_the_lease_up(cache):
+    """A caller whose time is up leaves no lease for which others would wait."""
+
+    async def slow():
+        await asyncio.sleep(60)
+
+    async def quick():
+        return 1
+
+    with pytest.raises(DeadlineExceededError), deadline(0.1):
+        await cache.get_or_set("k", slow)
+    async with asyncio.timeout(1.9):  # a lease would cost 2 s
+        assert 1 == await cache.get_or_set("k", quick)
 
 
 async def test_cache_reads_a_mapping_of_settings(redis):

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from svcframework_redis.config import CacheConfig, RedisConfig
     from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
     from svcframework_redis.integration import CacheIntegration, cached
+    from svcframework_redis.limiter import RateLimiter, RateWindow
+    from svcframework_redis.lock import RedisLock
     from svcframework_redis.memory import MemoryCache, MemoryStore
     from svcframework_redis.refusals import (
         CacheKeyError,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from svcframework_redis.subscriber import RedisSubscriber
     from svcframework_redis.sync import get_redis_client
     from svcframework_redis.tags import TagVersions
+    from svcframework_redis.transaction import RedisTransaction
     from svcframework_redis.transport import RedisStatistics
 
 __all__ = [
@@ -35,11 +38,15 @@ __all__ = [
     "MemoryCache",
     "MemoryStore",
     "MissingTenantError",
+    "RateLimiter",
+    "RateWindow",
     "RedisCache",
     "RedisConfig",
+    "RedisLock",
     "RedisService",
     "RedisStatistics",
     "RedisSubscriber",
+    "RedisTransaction",
     "TagVersions",
     "TenantCache",
     "TransactionConflictError",
@@ -61,11 +68,15 @@ _HOME = {
     "MemoryCache": "memory",
     "MemoryStore": "memory",
     "MissingTenantError": "refusals",
+    "RateLimiter": "limiter",
+    "RateWindow": "limiter",
     "RedisCache": "backend",
     "RedisConfig": "config",
+    "RedisLock": "lock",
     "RedisService": "service",
     "RedisStatistics": "transport",
     "RedisSubscriber": "subscriber",
+    "RedisTransaction": "transaction",
     "TagVersions": "tags",
     "TenantCache": "cache",
     "TransactionConflictError": "errors",

@@ -22,7 +22,7 @@ from svcframework_redis.redisstore import RedisStore
 from svcframework_redis.service import RedisService
 from svcframework_redis.store import CacheStore
 
-_TENANTS = 1_024  # views that are kept
+_TENANTS = 256  # views that are kept
 
 
 class StoredCache(CacheOperations, BaseService[CacheConfig]):
@@ -47,7 +47,13 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
     ) -> None:
         super().__init__(config)
         engine = CacheEngine(
-            make_store(self.config), self.config, clock=clock, wall=wall, draw=draw, on_change=self._on_store_change
+            make_store(self.config),
+            self.config,
+            clock=clock,
+            wall=wall,
+            draw=draw,
+            on_change=self._on_store_change,
+            on_refusal=self._on_refusal,
         )
         self._use(engine, Flights(engine, self._complain), engine.root)
         self._tenants: dict[str, TenantCache] = {}
@@ -89,7 +95,11 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
     async def _service_health_check(self) -> HealthResult:
         """Healthy while the store answers; degraded while the cache does without it."""
         engine = self._engine
-        details: dict[str, Any] = {**engine.counts.snapshot(), "local": len(engine.local)}
+        details: dict[str, Any] = {
+            **engine.counts.snapshot(),
+            "local": len(engine.local),
+            "refused": engine.outage.refused,
+        }
         try:
             await engine.store.ping(self.config.health_check_timeout * 0.9)
         except AWAY as error:
@@ -104,6 +114,9 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
             self.logger.info("cache_restored")
         else:
             self.logger.warning("cache_degraded", reason=reason)
+
+    def _on_refusal(self, error: Exception) -> None:
+        self.logger.warning("cache_refused", reason=str(error))
 
     def _complain(self, what: str, error: Exception) -> None:
         self.logger.warning(what, exc_info=error)

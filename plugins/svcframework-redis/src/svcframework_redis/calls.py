@@ -233,9 +233,8 @@ def _bound(command: Command) -> str:
         "SELECT": "set `db` in the configuration",
         "AUTH": "set `password` in the configuration",
         "MONITOR": "use a client of its own",
-        **dict.fromkeys(
-            ("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"), "use transaction() or execute_many(atomic=True)"
-        ),
+        **dict.fromkeys(("MULTI", "EXEC", "DISCARD"), "use execute_many(…, atomic=True)"),
+        **dict.fromkeys(("WATCH", "UNWATCH"), "use transaction(key)"),
         **dict.fromkeys(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"), "use subscriber()"),
     }.get(name, "use `client`, redis-py's own")
     return f"{name} would change the connection that all callers share; {instead}"

@@ -7,7 +7,7 @@ import random
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -46,6 +46,7 @@ class CacheEngine:
         clock: Seconds that only grow.
         wall: Seconds since 1970.
         on_change: Told the reason when the store goes away, and None when it is back.
+        on_refusal: Told of a call that the store refused, now and then.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CacheEngine:
         clock: Callable[[], float],
         wall: Callable[[], float],
         on_change: Callable[[str | None], None],
+        on_refusal: Callable[[Exception], None],
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.store, self.settings, self.clock, self.wall = store, settings, clock, wall
@@ -70,6 +72,7 @@ class CacheEngine:
             root=self.root.prefix,
             remove=self._make_up,
             on_change=self._store_changed,
+            on_refusal=on_refusal,
         )
         self.on_forget: Callable[[Forgotten], None] = lambda _forgotten: None
         """Told what is forgotten here, as soon as it is known."""
@@ -233,14 +236,14 @@ class CacheEngine:
         await self.store.write(entries, self._news(Forgotten(names=list(entries))))
         return True
 
-    async def lease(self, name: str, entry: Entry | None, lease: bytes) -> bool:
-        """Claim to make the value of a name, in the place of `entry`; whether the claim was accepted."""
-        seconds = self.settings.lease_ttl
+    async def lease(self, name: str, entry: Entry | None, lease: bytes) -> bool | None:
+        """Claim to make the value of a name, in the place of `entry`; whether that was accepted, None if nobody can."""
+        seconds, unknown = self.settings.lease_ttl, cast("bool | None", None)
         if entry is None:
-            return await self.outage.call(self.store.write_new(name, lease, seconds), otherwise=False)
+            return await self.outage.call(self.store.write_new(name, lease, seconds), unknown)
         if entry.kind == "foreign":
-            return await self.outage.call(self._overwritten(name, lease, seconds), otherwise=False)
-        return await self.outage.call(self.store.swap(name, entry.mark, lease, seconds), otherwise=False)
+            return await self.outage.call(self._overwritten(name, lease, seconds), unknown)
+        return await self.outage.call(self.store.swap(name, entry.mark, lease, seconds), unknown)
 
     async def _overwritten(self, name: str, data: bytes, seconds: float) -> bool:
         await self.store.write({name: (data, seconds)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -146,11 +147,13 @@ class Flights:
                 return self._found(order, look)
             if not look.is_reachable:
                 return await self._make(order, look, None)
+            leased: bool | None = False
             if look.entry is None or look.entry.kind != "lease":
                 lease = pack_lease()
-                if await engine.lease(order.name, look.entry, lease):
+                leased = await engine.lease(order.name, look.entry, lease)
+                if leased:
                     return await self._make(order, look, lease)
-            if engine.outage.is_open or engine.clock() >= until:
+            if leased is None or engine.clock() >= until:
                 return await self._make(order, look, None)
             waited = True
             await asyncio.sleep(min(pause, max(0.0, until - engine.clock())))
@@ -173,7 +176,7 @@ class Flights:
             engine.counts.made += 1
             return _Made(await order.factory())
         ticket, settled = engine.local.begin(order.name), False
-        renewal = _Renewal(engine, order.name, lease, self._begin)
+        renewal = _Renewal(engine, order.name, lease, self._begin_apart)
         try:
             versions = await engine.pin(order.space, order.tags, look.versions, order.ttl + _SLOW)
             engine.counts.made += 1
@@ -188,7 +191,7 @@ class Flights:
             renewal.cancel()
             engine.local.end(order.name, ticket)
             if not settled:
-                self._begin(engine.release(order.name, lease))  # not awaited: this may be a cancellation
+                self._begin_apart(engine.release(order.name, lease))  # not awaited: this may be a cancellation
 
     def _packed(self, order: Order, value: Any, versions: dict[str, bytes] | None) -> tuple[bytes, float] | None:
         """The value as the store takes it; None if it isn't to be stored."""
@@ -216,7 +219,7 @@ class Flights:
         """
         engine, claim, lease = self._engine, refresh_name(order.name), pack_lease()
         ticket = object()  # none yet
-        renewal = _Renewal(engine, claim, lease, self._begin)
+        renewal = _Renewal(engine, claim, lease, self._begin_apart)
         try:
             if not await engine.lease(claim, None, lease):
                 return
@@ -243,6 +246,16 @@ class Flights:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _begin_apart(self, work: Coroutine[Any, Any, None]) -> None:
+        """The same without the caller's context: his deadline must not keep a lease from being given up."""
+        contextvars.Context().run(self._begin, self._uncomplaining(work))
+
+    async def _uncomplaining(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a boundary: nobody waits for it
+            self._complain("cache lease lost", error)
 
 
 class _Renewal:

@@ -9,7 +9,8 @@ from svcframework_redis.refusals import CacheKeyError, MissingTenantError
 Key = str | tuple[str, ...]
 """A cache key: a word, or parts that stay apart, such as `("user", user_id)`; `("user",)` is `"user"`."""
 
-_KEPT = 4_096  # names that are remembered; building one costs ten times as much as finding it
+# Names that are remembered; building one costs ten times as much as finding it.
+_KEPT, _KEPT_OF_TENANT = 4_096, 256
 
 # An escaped part has a percent sign only before 25 or 3A, so that no key can look like one of these.
 _TENANT, _TAG, _REFRESH, _CHANNEL = "%T", "%t", "%r", "%c"
@@ -24,6 +25,7 @@ class KeySpace:
 
     def __init__(self, namespace: str) -> None:
         self._root = self.prefix = escaped(namespace)
+        self._kept = _KEPT
         self.names: dict[Key, str] = {}
         """Names that have been built, by key; bounded. Others may read it, to save a call."""
 
@@ -38,6 +40,7 @@ class KeySpace:
             raise MissingTenantError(tenant)
         space = cls(namespace)
         space.prefix = f"{space._root}:{_TENANT}:{escaped(tenant)}"
+        space._kept = _KEPT_OF_TENANT
         return space
 
     def name(self, key: Key) -> str:
@@ -57,7 +60,7 @@ class KeySpace:
             raise CacheKeyError(key)
         name = ":".join([self.prefix, *map(escaped, parts)])
         name.encode()  # half a surrogate pair is refused here and not on the way to the server
-        if len(self.names) >= _KEPT:
+        if len(self.names) >= self._kept:
             self.names.clear()
         self.names[key] = name
         return name

@@ -6,17 +6,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from svcframework.errors import (
+    AuthenticationFailedError,
     ConnectionFailedError,
     DeadlineExceededError,
+    ExternalServiceError,
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
 
 T = TypeVar("T")
 
-AWAY = (ConnectionFailedError, ServiceTimeoutError, ServiceUnavailableError)
+AWAY = (AuthenticationFailedError, ConnectionFailedError, ServiceTimeoutError, ServiceUnavailableError)
 """What a store raises when it can't be had; the last: it has not been started."""
 
+_QUIET = 10.0  # seconds between two reports of refusals
 _DEBTS = 10_000  # names that are remembered; past them everything is removed
 
 
@@ -25,6 +28,7 @@ class Outage:
 
     After a failure the store is left alone for `retry_interval`. What should have been removed meanwhile, or may not
     have been, is removed before anything else is asked of it: no value outlives a removal that a caller was told of.
+    A store that refuses a single call, because it is full or the key holds something else, is not away.
 
     Args:
         degrade: Whether to go without the store; its errors are raised otherwise.
@@ -33,6 +37,7 @@ class Outage:
         root: The prefix of all names.
         remove: Removes names from the store, and all below a prefix when it is given.
         on_change: Told the reason when an outage begins, and None when it is over.
+        on_refusal: Told of a call that the store refused, now and then.
     """
 
     def __init__(
@@ -44,10 +49,12 @@ class Outage:
         root: str,
         remove: Callable[[list[str], str | None], Awaitable[Any]],
         on_change: Callable[[str | None], None],
+        on_refusal: Callable[[Exception], None],
     ) -> None:
         self._degrade, self._retry_interval, self._clock = degrade, retry_interval, clock
         self._root, self._remove, self._on_change = root, remove, on_change
-        self._until = 0.0
+        self._on_refusal = on_refusal
+        self._until = self._quiet_until = 0.0
         self._owed: dict[str, int] = {}
         self._debts = 0
         self._owed_below: str | None = None
@@ -57,11 +64,8 @@ class Outage:
         """Why the store is away; empty while it isn't."""
         self.skipped = 0
         """Calls that went without it since then."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the store could not be had the last time it was asked."""
-        return bool(self.reason)
+        self.refused = 0
+        """Calls that it refused."""
 
     @property
     def owed(self) -> int:
@@ -102,6 +106,14 @@ class Outage:
                 raise
             self._away(error)
             return otherwise
+        except ExternalServiceError as error:
+            if not self._degrade:
+                raise
+            if begun:
+                self._refused(error)
+            else:  # while it can't be told what to remove, nothing that it has is to be believed
+                self._away(error)
+            return otherwise
         finally:
             if not begun:
                 _close(call)
@@ -126,6 +138,12 @@ class Outage:
                 del self._owed[name]
         if self._below_debt == debt:
             self._owed_below = None
+
+    def _refused(self, error: Exception) -> None:
+        self.refused += 1
+        if self._clock() >= self._quiet_until:
+            self._quiet_until = self._clock() + _QUIET
+            self._on_refusal(error)
 
     def _away(self, error: Exception) -> None:
         self._until = self._clock() + self._retry_interval
