@@ -28,10 +28,10 @@ class CacheOperations:
 
     _engine: CacheEngine
     _flights: Flights
-    _space: KeySpace
+    _keyspace: KeySpace
 
     def _use(self, engine: CacheEngine, flights: Flights, space: KeySpace) -> None:
-        self._engine, self._flights, self._space = engine, flights, space
+        self._engine, self._flights, self._keyspace = engine, flights, space
         # What a hit needs, one step away: it is to cost a third of a microsecond.
         self._names, self._local, self._clock, self._counts = (
             space.names, engine.local.entries, engine.clock, engine.counts,
@@ -65,7 +65,7 @@ class CacheOperations:
         try:
             name = self._names[key]
         except (KeyError, TypeError):  # the latter: it can't be hashed
-            name = self._space.name(key)
+            name = self._keyspace.name(key)
         found = self._local.get(name)
         if found is not None:
             if found.kind is type and found.deadline > self._clock():
@@ -80,18 +80,18 @@ class CacheOperations:
 
     def peek(self, key: Key, type: Any = Any) -> Any:
         """The value that this process keeps, without asking anybody; `svcframework_redis.values.MISSING` if none."""
-        value = self._engine.local.peek(self._space.name(key), type)
+        value = self._engine.local.peek(self._keyspace.name(key), type)
         if value is not MISSING:
             self._counts.local_hits += 1
         return value
 
     def place(self, key: Key, type: Any) -> LocalPlace:
         """Where this process would keep a value; for those who ask for the same one again and again."""
-        return LocalPlace(self._space.name(key), type, self._local, self._clock, self._counts)
+        return LocalPlace(self._keyspace.name(key), type, self._local, self._clock, self._counts)
 
     @service_method(name="get")
     async def _look(self, name: str, type: Any) -> Any:
-        look = await self._engine.look(self._space, name, type)
+        look = await self._engine.look(self._keyspace, name, type)
         if look.value is MISSING:
             self._counts.misses += 1
         else:
@@ -101,12 +101,12 @@ class CacheOperations:
     @service_method
     async def get_many(self, keys: Iterable[Key], *, type: Any = Any) -> dict[Key, Any]:
         """The values of those keys that have one, with a single question to the store."""
-        names = {key: self._space.name(key) for key in keys}
+        names = {key: self._keyspace.name(key) for key in keys}
         found = {key: self._engine.local.peek(name, type) for key, name in names.items()}
         asked = [key for key, value in found.items() if value is MISSING]
         self._counts.local_hits += len(found) - len(asked)
         if asked:
-            values = await self._engine.look_at_many(self._space, [names[key] for key in asked], type)
+            values = await self._engine.look_at_many(self._keyspace, [names[key] for key in asked], type)
             found.update(zip(asked, values, strict=True))
         missing = sum(value is MISSING for value in found.values())
         self._counts.hits += len(asked) - missing
@@ -142,24 +142,24 @@ class CacheOperations:
 
     async def _set(self, values: Mapping[Key, Any], ttl: float | None, tags: Tags) -> bool:
         engine, names, seconds = self._engine, names_of(tags), self._engine.seconds(ttl)
-        bodies = {self._space.name(key): engine.encoded(value) for key, value in values.items()}
+        bodies = {self._keyspace.name(key): engine.encoded(value) for key, value in values.items()}
         versions: dict[str, bytes] | None = {}
         if isinstance(tags, TagVersions):
             versions = dict(tags.versions)
         elif names:
-            versions = await engine.pin(self._space, names, {}, seconds)
+            versions = await engine.pin(self._keyspace, names, {}, seconds)
         if versions is None:  # the store went away
             await engine.remove(Forgotten(list(bodies)))
             return False
         packed = {name: engine.packed(body, seconds, versions=versions) for name, body in bodies.items()}
-        return await engine.write(self._space, packed, names)
+        return await engine.write(self._keyspace, packed, names)
 
     async def tag_versions(self, *tags: str) -> TagVersions:
         """What is current of some tags now, before a value is computed that `set(tags=…)` is to store.
 
         `get_or_set` does so by itself. While the store is away the versions are such that nothing is kept with them.
         """
-        space, engine = self._space, self._engine
+        space, engine = self._keyspace, self._engine
         found = await engine.pin(space, names_of(tags), {}, engine.settings.ttl + engine.settings.lease_ttl)
         return TagVersions(tuple((found or dict.fromkeys(tags, b"")).items()))
 
@@ -170,7 +170,7 @@ class CacheOperations:
         Returns:
             Whether there is one.
         """
-        return await self._engine.touch(self._space, self._space.name(key), self._engine.seconds(ttl))
+        return await self._engine.touch(self._keyspace, self._keyspace.name(key), self._engine.seconds(ttl))
 
     async def get_or_set(
         self,
@@ -207,8 +207,8 @@ class CacheOperations:
             return value  # type: ignore[no-any-return]  # the factory's own T
         settings = self._engine.settings
         order = Order(
-            self._space,
-            self._space.name(key),
+            self._keyspace,
+            self._keyspace.name(key),
             factory,
             type,
             self._engine.seconds(ttl),
@@ -231,7 +231,7 @@ class CacheOperations:
         Returns:
             How many the store had; 0 while it is away, and they are then removed before it is next asked.
         """
-        return await self._engine.remove(Forgotten([self._space.name(key) for key in keys])) or 0 if keys else 0
+        return await self._engine.remove(Forgotten([self._keyspace.name(key) for key in keys])) or 0 if keys else 0
 
     @service_method
     async def invalidate(self, *tags: str) -> bool:
@@ -240,7 +240,7 @@ class CacheOperations:
         Returns:
             Whether the store was told; if not, it is before it is next asked.
         """
-        names = [self._space.tag(tag) for tag in names_of(tags)]
+        names = [self._keyspace.tag(tag) for tag in names_of(tags)]
         return not names or await self._engine.remove(Forgotten(tags=names)) is not None
 
     @service_method
@@ -255,7 +255,7 @@ class CacheOperations:
         Returns:
             How many entries were removed, those for the cache's own use included.
         """
-        below = self._space.prefix if prefix is None else self._space.name(prefix)
+        below = self._keyspace.prefix if prefix is None else self._keyspace.name(prefix)
         return await self._engine.remove(Forgotten(below=[below])) or 0
 
     # --- figures ----------------------------------------------------------------------------------------
