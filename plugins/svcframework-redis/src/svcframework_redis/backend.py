@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from svcframework_redis.keys import Key, KeySpace
+from svcframework_redis.keyspace import Key, KeySpace
 from svcframework_redis.redisstore import RedisStore
 from svcframework_redis.service import RedisService
 

@@ -15,7 +15,7 @@ from svcframework.service import BaseService
 from svcframework_redis.config import CacheConfig
 from svcframework_redis.engine import CacheEngine
 from svcframework_redis.flights import Flights
-from svcframework_redis.keys import KeySpace
+from svcframework_redis.keyspace import KeySpace
 from svcframework_redis.operations import CacheOperations
 from svcframework_redis.outage import AWAY
 from svcframework_redis.redisstore import RedisStore

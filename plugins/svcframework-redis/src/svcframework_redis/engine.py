@@ -14,7 +14,7 @@ import msgspec
 from svcframework_redis.config import CacheConfig
 from svcframework_redis.counts import CacheCounts
 from svcframework_redis.entries import Entry, pack_value, unpack
-from svcframework_redis.keys import KeySpace
+from svcframework_redis.keyspace import KeySpace
 from svcframework_redis.local import LocalCache
 from svcframework_redis.outage import Outage
 from svcframework_redis.refusals import ValueTooLargeError

@@ -11,7 +11,7 @@ from typing import Any
 from svcframework.errors import DeadlineExceededError
 from svcframework_redis.engine import CacheEngine, Forgotten, Look
 from svcframework_redis.entries import Entry, body_of, pack_lease
-from svcframework_redis.keys import KeySpace, refresh_name
+from svcframework_redis.keyspace import KeySpace, refresh_name
 from svcframework_redis.refusals import UncacheableValueError, ValueTooLargeError
 from svcframework_redis.values import MISSING, is_immutable
 

@@ -13,7 +13,7 @@ from svcframework.service import BaseService
 from svcframework_redis.arguments import ArgumentKeys
 from svcframework_redis.cache import StoredCache
 from svcframework_redis.hits import compile_call, identity_of
-from svcframework_redis.keys import Key, is_text
+from svcframework_redis.keyspace import Key, is_text
 from svcframework_redis.local import LocalPlace
 from svcframework_redis.operations import CacheOperations
 from svcframework_redis.refusals import MissingTenantError

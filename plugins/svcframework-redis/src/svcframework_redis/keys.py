@@ -1,98 +1,80 @@
-"""KeySpace: the names that one owner's keys have in Redis. Different keys, tags and owners never share one."""
+"""KeyTable: where the keys of commands are, as a server tells. No I/O; it only knows what it has been given."""
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from svcframework_redis.refusals import CacheKeyError, MissingTenantError
+from redis.crc import key_slot
 
-Key = str | tuple[str, ...]
-"""A cache key: a word, or parts that stay apart, such as `("user", user_id)`; `("user",)` is `"user"`."""
+from svcframework_redis.link import Value
 
-# Names that are remembered; building one costs ten times as much as finding it.
-_KEPT, _KEPT_OF_TENANT = 4_096, 256
+_COUNTED = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"})  # script, number of keys, keys
+_STREAMS = frozenset({"XREAD", "XREADGROUP"})
+_SPLIT: Mapping[str, Callable[[list[Any]], Any]] = {  # what many keys in many places add up to
+    **dict.fromkeys(("DEL", "EXISTS", "TOUCH", "UNLINK"), sum),
+    "MGET": lambda parts: [value for part in parts for value in part],
+}
 
-# An escaped part has a percent sign only before 25 or 3A, so that no key can look like one of these.
-_TENANT, _TAG, _REFRESH, _CHANNEL = "%T", "%t", "%r", "%c"
 
-
-class KeySpace:
-    """The keys and tags below one namespace, or of one tenant in it; lives as long as its cache.
+class KeyTable:
+    """Finds the key that decides where a command goes; lives as long as its transport.
 
     Args:
-        namespace: What every name begins with. These keys belong to no tenant; `of_tenant` makes a tenant's.
+        described: The answer to COMMAND.
     """
 
-    def __init__(self, namespace: str) -> None:
-        self._root = self.prefix = escaped(namespace)
-        self._kept = _KEPT
-        self.names: dict[Key, str] = {}
-        """Names that have been built, by key; bounded. Others may read it, to save a call."""
+    def __init__(self, described: Iterable[Sequence[Any]]) -> None:
+        self._first: dict[str, int] = {}
+        self._movable: set[str] = set()
+        for entry in described:
+            self._learn(entry)
+            for inner in entry[9] if len(entry) > 9 else ():  # noqa: PLR2004 - the tenth has the subcommands
+                self._learn(inner)
 
-    @classmethod
-    def of_tenant(cls, namespace: str, tenant: str) -> Self:
-        """The keys and tags of one tenant.
+    def _learn(self, entry: Sequence[Any]) -> None:
+        name = entry[0].decode().upper()
+        self._first[name] = entry[3]
+        if b"movablekeys" in entry[2]:
+            self._movable.add(name)
 
-        Raises:
-            MissingTenantError: The tenant is empty, or no text.
-        """
-        if not is_text(tenant) or not tenant.strip():
-            raise MissingTenantError(tenant)
-        space = cls(namespace)
-        space.prefix = f"{space._root}:{_TENANT}:{escaped(tenant)}"
-        space._kept = _KEPT_OF_TENANT
-        return space
-
-    def name(self, key: Key) -> str:
-        """The name of a key.
+    def first_key(self, command: Sequence[Value]) -> Value | None:
+        """The key of a command, or the first of several; None if it has none.
 
         Raises:
-            CacheKeyError: The key, or one of its parts, is empty or no text.
+            LookupError: Only the server can tell, when asked with COMMAND GETKEYS.
         """
-        try:
-            return self.names[key]
-        except (KeyError, TypeError):  # the latter: it is a list, say
-            return self._built(key)
-
-    def _built(self, key: Key) -> str:
-        parts: object = (key,) if is_text(key) else key
-        if not isinstance(parts, tuple) or not parts or not all(is_text(part) and part for part in parts):
-            raise CacheKeyError(key)
-        name = ":".join([self.prefix, *map(escaped, parts)])
-        name.encode()  # half a surrogate pair is refused here and not on the way to the server
-        if len(self.names) >= self._kept:
-            self.names.clear()
-        self.names[key] = name
-        return name
-
-    def tag(self, tag: str) -> str:
-        """The name under which the version of a tag is kept.
-
-        Raises:
-            CacheKeyError: The tag is empty or no text.
-        """
-        if not is_text(tag) or not tag:
-            raise CacheKeyError(tag, what="tag")
-        return f"{self.prefix}:{_TAG}:{escaped(tag)}"
-
-    @property
-    def channel(self) -> str:
-        """Where processes tell one another what has changed; one for all tenants."""
-        return f"{self._root}:{_CHANNEL}"
+        name = _text(command[0])
+        if name in _COUNTED:
+            return command[3] if len(command) > 3 and int(command[2]) > 0 else None  # noqa: PLR2004 - see above
+        if name in _STREAMS:
+            words = [_text(word) for word in command[:-1]]
+            return command[words.index("STREAMS") + 1] if "STREAMS" in words else None
+        if name == "WATCH":
+            return command[1]
+        whole = f"{name}|{_text(command[1])}" if len(command) > 1 else name
+        first = self._first.get(whole, self._first.get(name, 0))
+        if first == 0 and name in self._movable:
+            raise LookupError(name)
+        return command[first] if 0 < first < len(command) else None
 
 
-def refresh_name(name: str) -> str:
-    """Where the one who refreshes a value says so."""
-    return f"{name}:{_REFRESH}"
+def slot_of(key: Value) -> int:
+    """The slot of a key: what is between its first braces decides, if there is anything."""
+    found: int = key_slot(key if isinstance(key, bytes) else str(key).encode())
+    return found
 
 
-def is_text(value: object) -> bool:
-    """Whether a caller kept to the types; not all of them are checked."""
-    return isinstance(value, str)
+def split(command: Sequence[Value]) -> tuple[list[Sequence[Value]], Callable[[list[Any]], Any]] | None:
+    """A command on keys of several slots as one for each key, and what makes one answer of theirs.
+
+    None for one that can't be split, or needn't be.
+    """
+    name = _text(command[0])
+    if name not in _SPLIT or len({slot_of(key) for key in command[1:]}) < 2:  # noqa: PLR2004 - several
+        return None
+    return [(command[0], key) for key in command[1:]], _SPLIT[name]
 
 
-def escaped(part: str) -> str:
-    """A part of a key without colons; different parts stay different."""
-    if "%" in part or ":" in part:
-        return part.replace("%", "%25").replace(":", "%3A")
-    return part
+def _text(value: Value) -> str:
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).upper()

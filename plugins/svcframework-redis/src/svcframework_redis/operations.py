@@ -9,7 +9,7 @@ from svcframework.methods import service_method
 from svcframework_redis.counts import CacheCounts
 from svcframework_redis.engine import CacheEngine, Forgotten
 from svcframework_redis.flights import Flights, Order
-from svcframework_redis.keys import Key, KeySpace
+from svcframework_redis.keyspace import Key, KeySpace
 from svcframework_redis.local import LocalPlace
 from svcframework_redis.tags import Tags, TagVersions, names_of
 from svcframework_redis.values import MISSING

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
-from svcframework.errors import DatabaseError
 from svcframework_redis.entries import EXPIRES_AT, MARK
 from svcframework_redis.link import Value
 from svcframework_redis.service import RedisService
@@ -37,19 +36,11 @@ class RedisStore:
 
     def __init__(self, redis: RedisService) -> None:
         self._redis = redis
-        self._apart = False  # whether the names lie on different nodes of a cluster
 
     async def read(self, names: Sequence[str]) -> list[bytes | None]:
         if len(names) == 1:
             return [await self._redis.get(names[0])]
-        if not self._apart:
-            try:
-                return await self._redis.mget(names)
-            except DatabaseError as error:
-                if "CROSSSLOT" not in str(error):
-                    raise
-                self._apart = True
-        return await self._redis.execute_many([("GET", name) for name in names])
+        return await self._redis.mget(names)
 
     async def write(self, entries: Mapping[str, tuple[bytes, float]], news: News | None = None) -> None:
         commands = [_set(name, data, seconds) for name, (data, seconds) in entries.items()]

@@ -13,6 +13,7 @@ from svcframework.errors import ConfigurationError, ExternalServiceError, Plugin
 from svcframework.log import error_fields
 from svcframework.methods import service_method
 from svcframework.service import BaseService
+from svcframework_redis.address import Target
 from svcframework_redis.calls import Calls
 from svcframework_redis.config import RedisConfig
 from svcframework_redis.errors import ScriptMissingError
@@ -76,7 +77,7 @@ class RedisService(BaseService[RedisConfig]):
         except OSError as error:  # ssl's errors are among them; none has a secret in its text
             raise ConfigurationError(f"{self.name} can't use TLS:", [str(error)]) from error
         self._calls.timeout = self.config.timeout
-        self._calls.transport = Transport(self.config, target)
+        self._calls.transport = open_transport(self.config, target)
         try:
             await self.ping()
         except BaseException:
@@ -385,6 +386,19 @@ class RedisService(BaseService[RedisConfig]):
         from svcframework_redis.limiter import RateLimiter  # noqa: PLC0415 - loads `limits`
 
         return RateLimiter(limit, namespace=namespace, strategy=strategy, when_down=when_down, commands=self)
+
+
+def open_transport(config: RedisConfig, target: Target) -> Transport:
+    """The transport for what an address leads to; it connects with its first command."""
+    if target.kind == "sentinel":
+        from svcframework_redis.sentinel import SentinelTransport  # noqa: PLC0415 - few have sentinels
+
+        return SentinelTransport(config, target)
+    if target.kind == "cluster":
+        from svcframework_redis.cluster import ClusterTransport  # noqa: PLC0415 - few have a cluster
+
+        return ClusterTransport(config, target)
+    return Transport(config, target)
 
 
 @lru_cache(maxsize=256)

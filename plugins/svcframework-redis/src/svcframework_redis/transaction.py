@@ -55,6 +55,7 @@ class RedisTransaction:
                 await self._drop(link)
                 raise
             if isinstance(reply, Refusal):
+                self._transport.is_misplaced(link, reply)  # then the next attempt finds the right server
                 await self._drop(link)
                 raise refused(reply, f"WATCH on {self._transport.target}", watch)
         self._link = link

@@ -135,6 +135,11 @@ class Transport:
         self._give_up(link)
         return self.target.kind == "sentinel"
 
+    def route(self, command: Command) -> Link | None:
+        """A shared connection that is good for this command, if there is one; `link` is, for any."""
+        del command
+        return self.link
+
     @asynccontextmanager
     async def lease(self, command: Command = ()) -> AsyncIterator[Link]:
         """A connection for one call alone; it is closed if the block raises.
