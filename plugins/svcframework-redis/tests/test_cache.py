@@ -457,7 +457,7 @@ async def test_what_is_no_key_is_refused(cache, key):
         raise AssertionError
 
     for call in (cache.get, cache.delete, cache.touch, lambda key: cache.set(key, 1), lambda k: cache.get_many([k])):
-        with pytest.raises((CacheKeyError, UnicodeError, TypeError)):
+        with pytest.raises(CacheKeyError, match="no cache key"):
             await call(key)
-    with pytest.raises((CacheKeyError, UnicodeError)):
+    with pytest.raises(CacheKeyError):
         await cache.get_or_set(key, make)

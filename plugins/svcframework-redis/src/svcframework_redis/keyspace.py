@@ -50,16 +50,20 @@ class KeySpace:
             CacheKeyError: The key, or one of its parts, is empty or no text.
         """
         try:
-            return self.names[key]
-        except (KeyError, TypeError):  # the latter: it is a list, say
-            return self._built(key)
+            found = self.names.get(key)
+        except TypeError:  # it can't be hashed
+            found = None
+        return self._built(key) if found is None else found
 
     def _built(self, key: Key) -> str:
         parts: object = (key,) if is_text(key) else key
         if not isinstance(parts, tuple) or not parts or not all(is_text(part) and part for part in parts):
             raise CacheKeyError(key)
         name = ":".join([self.prefix, *map(escaped, parts)])
-        name.encode()  # half a surrogate pair is refused here and not on the way to the server
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # half a surrogate pair
+            raise CacheKeyError(key) from None
         if len(self.names) >= self._kept:
             self.names.clear()
         self.names[key] = name

@@ -133,16 +133,17 @@ class CacheOperations:
             UncacheableValueError: The format has no form for the value.
             ValueTooLargeError: It has more than `max_value_bytes`.
         """
-        return await self._set({key: value}, ttl, tags)
+        return await self._set({self._keyspace.name(key): value}, ttl, tags)
 
     @service_method
     async def set_many(self, values: Mapping[Key, Any], ttl: float | None = None, *, tags: Tags = ()) -> bool:
         """Keep many values, with one write to the store. Arguments, result and errors as `set`."""
-        return not values or await self._set(values, ttl, tags)
+        named = {self._keyspace.name(key): value for key, value in values.items()}
+        return not named or await self._set(named, ttl, tags)
 
-    async def _set(self, values: Mapping[Key, Any], ttl: float | None, tags: Tags) -> bool:
+    async def _set(self, values: Mapping[str, Any], ttl: float | None, tags: Tags) -> bool:
         engine, names, seconds = self._engine, names_of(tags), self._engine.seconds(ttl)
-        bodies = {self._keyspace.name(key): engine.encoded(value) for key, value in values.items()}
+        bodies = {name: engine.encoded(value) for name, value in values.items()}
         versions: dict[str, bytes] | None = {}
         if isinstance(tags, TagVersions):
             versions = dict(tags.versions)

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
 from svcframework_redis.entries import EXPIRES_AT, MARK
+from svcframework_redis.errors import DRIVER_ERRORS, translate
 from svcframework_redis.link import Value
 from svcframework_redis.service import RedisService
 from svcframework_redis.store import News
@@ -25,7 +26,7 @@ redis.call('SETRANGE', KEYS[1], {MARK}, ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-_SCANNED = 1_000  # keys that one SCAN looks at
+_SCANNED = 1_000  # keys that one SCAN looks at, and that leave in one write
 
 
 class RedisStore:
@@ -68,17 +69,23 @@ class RedisStore:
         return sum(removed[: len(names)])
 
     async def remove_below(self, prefix: str, news: News | None = None) -> int:
-        removed, cursor, pattern = await self.remove([prefix]), 0, f"{_literal(prefix)}:*"
-        while True:
-            found = await self._redis.execute("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED)
-            cursor, names = int(found[0]), cast("list[bytes]", found[1])
-            if names:
-                removed += sum(await self._redis.execute_many([("UNLINK", name) for name in names]))
-            if not cursor:
-                break
+        removed, names = await self.remove([prefix]), list[bytes]()
+        try:
+            # The driver's own way, for it asks every node of a cluster.
+            async for name in self._redis.client.scan_iter(match=f"{_literal(prefix)}:*", count=_SCANNED):
+                names.append(name)
+                if len(names) == _SCANNED:
+                    removed += await self._unlink(names)
+                    names = []
+        except DRIVER_ERRORS as error:
+            raise translate(error, "SCAN", self._redis.config.timeout) from error
+        removed += await self._unlink(names)
         for command in _publish(news):
             await self._redis.execute(*command)
         return removed
+
+    async def _unlink(self, names: Sequence[bytes]) -> int:
+        return sum(await self._redis.execute_many([("UNLINK", name) for name in names]))
 
     async def ping(self, seconds: float) -> None:
         await self._redis.ping(timeout=seconds)

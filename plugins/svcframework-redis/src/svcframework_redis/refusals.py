@@ -11,10 +11,10 @@ class CacheKeyError(ServiceFrameworkError, ValueError):
     def __init__(self, key: object, *, what: str = "key") -> None:
         self.key = key
         super().__init__(
-            f"{key!r} is no cache {what}: an empty part would let different owners share it. Give a word, or a tuple "
+            f"{key!a} is no cache {what}: an empty part would let different owners share it. Give a word, or a tuple "
             'of words: ("user", user_id).'
             if what == "key"
-            else f"{key!r} is no cache {what}: give a word, such as 'user:42'."
+            else f"{key!a} is no cache {what}: give a word, such as 'user:42'."
         )
 
 
