@@ -26,10 +26,8 @@ async def until(condition):
 def server(**settings):
     """A server with a known password, for others of its kind to use."""
     given = {name.replace("_", "-"): value for name, value in settings.items()}
-    return running(
-        EmbeddedValkey(EmbeddedValkeyConfig(password=PASSWORD, settings={"masterauth": PASSWORD, **given})),
-        restart=False,
-    )
+    common = {"masterauth": PASSWORD, "repl-diskless-sync-delay": "0"}  # five seconds otherwise
+    return running(EmbeddedValkey(EmbeddedValkeyConfig(password=PASSWORD, settings={**common, **given})), restart=False)
 
 
 @contextlib.asynccontextmanager
@@ -84,10 +82,15 @@ async def test_failover_is_followed(tmp_path):
         if program is None:
             pytest.skip("the program can't be found here")
         stack.enter_context(sentinel(program, tmp_path / "sentinel", port, master.port))
+        watcher = RedisService(RedisConfig(url=f"redis://:sentinel-canary@127.0.0.1:{port}/0"))
+        await until(lambda: _starts(watcher))
+        await watcher.execute("SENTINEL", "DEBUG", "INFO-PERIOD", 100, "PING-PERIOD", 100)  # ten seconds otherwise
+        await until(lambda: _has_replica(watcher))
+        await watcher.on_shutdown()
         url = f"redis+sentinel://:{PASSWORD}@127.0.0.1:1,127.0.0.1:{port}/main/0"
         config = RedisConfig(url=url, sentinel_password="sentinel-canary", timeout=1)
         service = RedisService(config)
-        await until(lambda: _starts(service))
+        await service.on_startup()
         assert PASSWORD not in repr(config) + str(await service.health_check())
         got, gaps = [], []
         async with service.subscriber(lambda *message: got.append(message[2]), on_gap=gaps.append) as subscriber:
@@ -123,6 +126,11 @@ async def test_failover_is_followed(tmp_path):
 
 async def _has(service, text, *command):
     return text.encode() in await service.execute(*command)
+
+
+async def _has_replica(watcher):
+    found = await watcher.execute("SENTINEL", "REPLICAS", "main")
+    return [one for one in found if one[b"flags"] == b"slave" and one[b"master-link-status"] == b"ok"]
 
 
 async def _starts(service):

@@ -90,7 +90,7 @@ class ClusterTransport(Transport):
         if len(slots) > 1:
             raise ValueError("the keys of a transaction belong to several slots; give them one part in braces: {user1}")
         for _ in range(_REDIRECTS):
-            place = self._slots.get(*slots) if slots else None
+            place = self._slots.get(next(iter(slots))) if slots else None
             replies = await self._node(place).send(commands, is_read=False)
             if not any(_is_redirect(reply) and reply.code == "MOVED" for reply in replies):
                 break

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError  # noqa: A004 - the pool's callers 
 
 from svcframework_redis.address import Target
 from svcframework_redis.config import RedisConfig
-from svcframework_redis.driver import client_arguments, sentinel_arguments
+from svcframework_redis.driver import client_arguments, sentinel_arguments, untyped
 from svcframework_redis.errors import DRIVER_ERRORS
 
 
@@ -66,10 +66,12 @@ def open_client(config: RedisConfig, target: Target) -> Redis:
     """
     retry = Retry(NoBackoff(), 0)
     if target.kind == "sentinel":
-        sentinel = Sentinel(target.places, sentinel_kwargs=sentinel_arguments(config, target))
-        return cast("Redis", sentinel.master_for(target.master, retry=retry, **client_arguments(config, target)))
+        manager: Any = untyped(Sentinel)(
+            target.places, sentinel_kwargs={"retry": retry, **sentinel_arguments(config, target)}
+        )
+        return cast("Redis", manager.master_for(target.master, retry=retry, **client_arguments(config, target)))
     if target.kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in target.places]
+        nodes = [untyped(ClusterNode)(host, port) for host, port in target.places]
         return cast("Redis", RedisCluster(startup_nodes=nodes, retry=retry, **client_arguments(config, target)))
     pool = ConnectionPool.from_url(
         target.url,

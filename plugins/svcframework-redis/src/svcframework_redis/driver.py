@@ -42,3 +42,8 @@ def sentinel_arguments(config: RedisConfig, target: Target) -> dict[str, Any]:
 def tls_arguments(target: Target) -> dict[str, Any]:
     """Whether it is to be TLS."""
     return {"ssl": True} if target.address.tls is not None else {}
+
+
+def untyped(maker: Any) -> Any:
+    """A class of redis-py whose constructor has no types."""
+    return maker

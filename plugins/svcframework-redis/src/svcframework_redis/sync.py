@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
@@ -14,7 +14,7 @@ from redis.sentinel import Sentinel
 
 from svcframework.config import load_config
 from svcframework_redis.config import RedisConfig
-from svcframework_redis.driver import client_arguments, sentinel_arguments
+from svcframework_redis.driver import client_arguments, sentinel_arguments, untyped
 
 
 def get_redis_client(config: RedisConfig | None = None) -> Redis:
@@ -37,10 +37,12 @@ def open_sync_client(config: RedisConfig, url: str | None = None) -> Redis:
     target = config.target(url)
     retry = Retry(NoBackoff(), 0)
     if target.kind == "sentinel":
-        sentinel = Sentinel(target.places, sentinel_kwargs=sentinel_arguments(config, target))
-        return cast("Redis", sentinel.master_for(target.master, retry=retry, **client_arguments(config, target)))
+        manager: Any = untyped(Sentinel)(
+            target.places, sentinel_kwargs={"retry": retry, **sentinel_arguments(config, target)}
+        )
+        return cast("Redis", manager.master_for(target.master, retry=retry, **client_arguments(config, target)))
     if target.kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in target.places]
+        nodes = [untyped(ClusterNode)(host, port) for host, port in target.places]
         return cast("Redis", RedisCluster(startup_nodes=nodes, retry=retry, **client_arguments(config, target)))
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         target.url,
