@@ -251,3 +251,24 @@ async def test_memory_is_bounded():
     small = MemoryCache(CacheConfig(memory_size=2))
     await small.set_many({"a": 1, "b": 2, "c": 3})
     assert {"b": 2, "c": 3} == await small.get_many("abc")
+
+
+async def test_deaf_process_keeps_nothing_itself():
+    """While news can't arrive nothing is kept here, and what was kept before is forgotten with the next reading."""
+
+    class Deaf(MemoryStore):
+        is_connected = True
+
+    store = Deaf()
+    cache = MemoryCache(CacheConfig(local_size=10, local_ttl=3600), store=store)
+    await cache.on_startup()
+    await cache.set("k", 1)
+    store.is_connected = False
+    assert [1, None] == [await cache.get("k"), await cache.get("missing")]
+    await cache.set("other", 1)
+    assert [1, 1] == [await cache.get("k"), await cache.get("other")]
+    assert 0 == len(cache._engine.local)
+    store.is_connected = True
+    assert [1, 1] == [await cache.get("k"), await cache.get("k")]
+    assert 1 == len(cache._engine.local)
+    await cache.on_shutdown()

@@ -57,7 +57,7 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
         )
         self._use(engine, Flights(engine, self._complain), engine.root)
         self._tenants: dict[str, TenantCache] = {}
-        self._ears = AsyncExitStack()
+        self._stack = AsyncExitStack()
 
     def for_tenant(self, tenant: str) -> TenantCache:
         """The cache of one tenant: no key and no tag of his is one of another's, whatever characters they hold.
@@ -84,12 +84,13 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
         engine = self._engine
         if engine.settings.local_size:
             ears = engine.store.listen(engine.root.channel, engine.heard, engine.forget_all)
-            await self._ears.enter_async_context(ears)
+            engine.ears = await self._stack.enter_async_context(ears)
 
     async def on_shutdown(self) -> None:
         """Let refreshes end within half of `stop_timeout`, and forget what is kept in this process."""
         await self._flights.drain(self.config.stop_timeout / 2)
-        await self._ears.aclose()
+        self._engine.ears = None
+        await self._stack.aclose()
         self._engine.local.clear()
 
     async def _service_health_check(self) -> HealthResult:
@@ -102,12 +103,14 @@ class StoredCache(CacheOperations, BaseService[CacheConfig]):
         }
         try:
             await engine.store.ping(self.config.health_check_timeout * 0.9)
+            problem = "" if await engine.outage.make_up() else engine.outage.reason or "removals are owed"
         except AWAY as error:
-            found = HealthResult.degraded if self.config.degrade else HealthResult.unhealthy
-            skipped, owed = engine.outage.skipped, engine.outage.owed
-            return found(f"no cache, calls go to the source: {error}", skipped=skipped, owed=owed, **details)
-        engine.outage.back()
-        return HealthResult.healthy(**details)
+            problem = str(error)
+        if not problem:
+            return HealthResult.healthy(**details)
+        found = HealthResult.degraded if self.config.degrade else HealthResult.unhealthy
+        skipped, owed = engine.outage.skipped, engine.outage.owed
+        return found(f"no cache, calls go to the source: {problem}", skipped=skipped, owed=owed, **details)
 
     def _on_store_change(self, reason: str | None) -> None:
         if reason is None:

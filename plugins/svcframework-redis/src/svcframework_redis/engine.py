@@ -18,7 +18,7 @@ from svcframework_redis.keyspace import KeySpace
 from svcframework_redis.local import LocalCache
 from svcframework_redis.outage import Outage
 from svcframework_redis.refusals import ValueTooLargeError
-from svcframework_redis.store import CacheStore, News
+from svcframework_redis.store import CacheStore, Ears, News
 from svcframework_redis.values import MISSING, Codec
 
 _NOTHING: list[bytes | None] = []
@@ -76,6 +76,8 @@ class CacheEngine:
         )
         self.on_forget: Callable[[Forgotten], None] = lambda _forgotten: None
         """Told what is forgotten here, as soon as it is known."""
+        self.ears: Ears | None = None
+        """What hears the news of other processes; None while nobody listens."""
         self._tell, self._draw = on_change, draw
         self._origin = os.urandom(8)
         self._announces = settings.announce or settings.local_size > 0
@@ -139,6 +141,9 @@ class CacheEngine:
         """Keep an entry in this process; False if the name was dropped since the ticket was taken."""
         if not self.settings.local_size:
             return True
+        if self.ears is not None and not self.ears.is_connected:  # it might change, and nobody could tell us
+            self.local.clear()
+            return False
         now = self.wall()
         seconds = min(self.settings.local_ttl, entry.expires_at - now)
         if entry.refresh_at > now:  # the first one after that is to notice

@@ -13,7 +13,7 @@ from svcframework import HealthResult
 from svcframework_redis.cache import StoredCache
 from svcframework_redis.config import CacheConfig
 from svcframework_redis.entries import EXPIRES_AT, MARK
-from svcframework_redis.store import News
+from svcframework_redis.store import Ears, News
 
 _OVERHEAD = 100  # bytes that an entry needs besides its value, about
 _VALUES = {b"v", b"n"}
@@ -40,6 +40,11 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def is_connected(self) -> bool:
+        """Memory hears itself."""
+        return True
 
     async def read(self, names: Sequence[str]) -> list[bytes | None]:
         return [self._get(name) for name in names]
@@ -102,15 +107,15 @@ class MemoryStore:
         channel: str,
         heard: Callable[[bytes], None],
         deaf: Callable[[], None],  # noqa: ARG002 - never deaf
-    ) -> AbstractAsyncContextManager[Any]:
+    ) -> AbstractAsyncContextManager[Ears]:
         return self._listening(channel, heard)
 
     @asynccontextmanager
-    async def _listening(self, channel: str, heard: Callable[[bytes], None]) -> AsyncGenerator[None]:
+    async def _listening(self, channel: str, heard: Callable[[bytes], None]) -> AsyncGenerator[Ears]:
         ears = self._ears.setdefault(channel, [])
         ears.append(heard)
         try:
-            yield
+            yield self
         finally:
             ears.remove(heard)
 

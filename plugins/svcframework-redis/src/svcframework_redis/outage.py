@@ -126,6 +126,19 @@ class Outage:
             self.reason, self.skipped, self._until = "", 0, 0.0
             self._on_change(None)
 
+    async def make_up(self) -> bool:
+        """Remove now what is owed, for a store that answers; whether nothing is owed any more."""
+        if self._paying:
+            return False
+        try:
+            if self._owed or self._owed_below is not None:
+                await self._pay()
+        except (*AWAY, ExternalServiceError) as error:
+            self._away(error)
+            return False
+        self.back()
+        return True
+
     async def _pay(self) -> None:
         names, below, debt = dict(self._owed), self._owed_below, self._below_debt
         self._paying = True

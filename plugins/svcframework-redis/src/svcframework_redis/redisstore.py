@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 from svcframework_redis.entries import EXPIRES_AT, MARK
 from svcframework_redis.errors import DRIVER_ERRORS, translate
 from svcframework_redis.link import Value
 from svcframework_redis.service import RedisService
-from svcframework_redis.store import News
+from svcframework_redis.store import Ears, News
 
 # GETRANGE of a missing key is empty, and a mark never is.
 _SWAP = """
@@ -92,19 +92,19 @@ class RedisStore:
 
     def listen(
         self, channel: str, heard: Callable[[bytes], None], deaf: Callable[[], None]
-    ) -> AbstractAsyncContextManager[Any]:
+    ) -> AbstractAsyncContextManager[Ears]:
         return self._listening(channel, heard, deaf)
 
     @asynccontextmanager
     async def _listening(
         self, channel: str, heard: Callable[[bytes], None], deaf: Callable[[], None]
-    ) -> AsyncGenerator[None]:
+    ) -> AsyncGenerator[Ears]:
         subscriber = self._redis.subscriber(
             lambda _pattern, _channel, data: heard(data), on_gap=lambda _seconds: deaf()
         )
         async with subscriber:
             await subscriber.subscribe(channel)
-            yield
+            yield subscriber
 
 
 def _set(name: str, data: bytes, seconds: float) -> tuple[Value, ...]:

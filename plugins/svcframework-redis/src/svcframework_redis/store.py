@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class CacheStore(Protocol):
@@ -50,12 +50,21 @@ class CacheStore(Protocol):
         """Whether it answers in time; raises if not."""
         ...
 
-    def listen(self, channel: str, heard: Callable[[bytes], None], deaf: Callable[[], None]) -> Listening:
+    def listen(
+        self, channel: str, heard: Callable[[bytes], None], deaf: Callable[[], None]
+    ) -> AbstractAsyncContextManager[Ears]:
         """Hear the news of a channel for the length of the block; `deaf` says that some may have been missed."""
         ...
 
 
-Listening = AbstractAsyncContextManager[Any]
+class Ears(Protocol):
+    """What hears the news."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether news arrive now, as far as is known."""
+        ...
+
 
 News = tuple[str, bytes]
 """A channel and a message on it."""
