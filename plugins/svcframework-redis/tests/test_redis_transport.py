@@ -185,11 +185,14 @@ async def test_full_connection_makes_callers_wait(valkey):
         await service.on_shutdown()
 
 
-async def test_large_values_do_not_pile_up(redis):
-    """A hundred megabytes sent at once arrive, by and by as the network takes them."""
+async def test_large_values_do_not_pile_up(valkey):
+    """Fifty megabytes sent at once arrive, by and by as the network takes them."""
+    service = RedisService(RedisConfig(timeout=60, acquire_timeout=60), server=valkey)
+    await service.on_startup()
     value = b"x" * 1_000_000
-    await asyncio.gather(*(redis.set(f"k{n % 10}", value) for n in range(100)))
-    assert [len(value)] * 10 == [await redis.execute("STRLEN", f"k{n}") for n in range(10)]
+    await asyncio.gather(*(service.set(f"k{n % 10}", value) for n in range(50)))
+    assert [len(value)] * 10 == [await service.execute("STRLEN", f"k{n}") for n in range(10)]
+    await service.on_shutdown()
 
 
 async def test_slow_command_harms_no_other(mortal_valkey):
@@ -299,9 +302,9 @@ async def test_many_callers_make_one_connection(valkey):
 
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
 def test_every_answer_carries_its_own_key(valkey, loop_name):
-    """100,000 interleaved commands, cancelled and timed out at random, mix up no answers (gate S19)."""
+    """100,000 interleaved commands, some cancelled or late, mix up no answers (gate S19); the loops share them."""
     uvloop = pytest.importorskip("uvloop")
-    calls = 100_000 if loop_name == "asyncio" else 20_000
+    calls = 40_000 if loop_name == "asyncio" else 60_000
     run = asyncio.run if loop_name == "asyncio" else uvloop.run
     asked, wrong, cancelled = run(_fuzz(valkey, calls, random.Random(19)))
     assert [] == wrong
@@ -341,3 +344,19 @@ async def _ask(service, word, chance):
     else:
         found, expected = await service.execute("ECHO", word, timeout=chance.choice([0.0001, 20])), word.encode()
     return None if found == expected else (word, found)
+
+
+async def test_command_after_a_hang_up_takes_a_new_connection(valkey):
+    """Between the server's hanging up and the end of the connection nothing is sent on it: even a write succeeds."""
+    async with FaultProxy(valkey.url) as proxy:
+        service = RedisService(RedisConfig(url=proxy.through(valkey.url)))
+        await service.on_startup()
+        await service.delete("hung-up")
+        for turn in range(1, 6):
+            link = service._calls.transport.link
+            link.eof_received()  # as the event loop calls it; looks inside, for the moment is too short to be hit
+            assert turn == await service.incr("hung-up")
+            assert link is not service._calls.transport.link
+            link.abort()
+        assert 6 == service.statistics.connects
+        await service.on_shutdown()

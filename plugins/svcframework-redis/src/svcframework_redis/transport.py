@@ -116,7 +116,9 @@ class Transport:
             NoRoomError: There was none within `acquire_timeout`.
         """
         for _ in range(3):
-            link = self.link or await self._connected()
+            link = self.link
+            if link is None or not link.is_open:  # the server has hung up, and the loop will say so in a moment
+                link = await self._connected()
             if link.has_room:
                 return link
             try:
