@@ -22,6 +22,7 @@ STEPS = st.lists(
                 "cancel",
                 "kill",
                 "shrink",
+                "renew",
                 "retire",
                 "revive",
                 "turn",
@@ -76,7 +77,7 @@ class Play:
             self.tasks[number % len(self.tasks)].cancel()
         elif what == "kill":
             await self.outside.fetch(KILL, number % 3)
-        elif what in {"shrink", "retire"}:
+        elif what in {"shrink", "renew", "retire"}:
             getattr(pool, what)()
         elif what == "revive":
             pool.retire(retired=False)
@@ -106,6 +107,7 @@ class Play:
                 await asyncio.gather(*(self.call(number) for number in range(3)), return_exceptions=True)
         assert (0, 0, []) == (numbers.in_use, numbers.waiting, self.wrong)
         assert numbers.size <= numbers.limit
+        assert not self.service.pool._outdated
         found = (await asyncio.gather(self.service.execute_one("SHOW work_mem"), return_exceptions=True))[0]
         assert isinstance(found, ConnectionFailedError) or "4MB" == found["work_mem"]  # killed at the last moment
 

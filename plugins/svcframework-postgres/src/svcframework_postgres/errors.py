@@ -44,6 +44,22 @@ class TransactionConflictError(DatabaseError):
     retryable = True
 
 
+class ReadOnlyServerError(ConnectionFailedError):
+    """A write reached a server that only reads: a standby, most often after a failover. Nothing was changed.
+
+    The pool has closed its connections, so the next call finds the new primary, if the address leads there.
+
+    Args:
+        operation: What was tried.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        super().__init__(
+            f"{operation}: the server has become read-only, as after a failover; its connections are renewed, try again"
+        )
+
+
 class TransactionOutcomeUnknownError(DatabaseError):
     """COMMIT was sent and no answer came: the transaction may have been committed or not.
 
@@ -100,6 +116,8 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
         return ConnectionFailedError(f"{operation}: {_reason(error)}")
     if was_never_sent(error):
         return ConnectionFailedError(f"{operation}: the connection was closed; nothing was sent")
+    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
+        return ConnectionFailedError(f"{operation}: the server is not of the kind that target_session_attrs asks for")
     return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
 
 

@@ -18,7 +18,8 @@ from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
 from svcframework_postgres import driver
 from svcframework_postgres.connections import Connection
-from svcframework_postgres.errors import DRIVER_ERRORS, translate, was_never_sent
+from svcframework_postgres.errors import DRIVER_ERRORS, ReadOnlyServerError, translate, was_never_sent
+from svcframework_postgres.failover import is_refused_write
 from svcframework_postgres.lending import ConnectionLender
 from svcframework_postgres.sessions import changes_session
 from svcframework_postgres.statements import PostgresStatements, T, Work
@@ -42,6 +43,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
         acquire_timeout: Seconds to wait for a free one.
         command_timeout: Seconds of one call, waiting included.
         always_reset: Reset after every use, whatever the statement was.
+        accepts_writes: The server is meant to; False for a pool that only reads.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
         acquire_timeout: float = 5.0,
         command_timeout: float = 5.0,
         always_reset: bool = False,
+        accepts_writes: bool = True,
     ) -> None:
         super().__init__(
             opener,
@@ -65,7 +68,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             acquire_timeout=acquire_timeout,
             always_reset=always_reset,
         )
-        self.command_timeout = command_timeout
+        self.command_timeout, self._accepts_writes = command_timeout, accepts_writes
 
     async def run(self, operation: str, query: str, work: Work[T], args: Any, timeout: float | None) -> T:
         """As `PostgresStatements.run`, on a connection of the call's own."""
@@ -85,6 +88,9 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             if self._give_up_dead(connection, work, error):
                 return await self.run(operation, query, work, args, timeout)
             ours = self._ours(error, operation, own)
+            if self._accepts_writes and is_refused_write(error, connection):
+                ours = ReadOnlyServerError(f"{operation} on {self.address}")
+                self.renew()
             connection.is_changed = connection.is_changed or changes_session(query)
             await self.give_back(connection, reusable=not isinstance(ours, ConnectionFailedError))
             raise ours from error
