@@ -132,7 +132,7 @@ class Inbox:
 
     def _take(self, message: Message[Any]) -> None:
         if self._decode is not None:
-            message = typed(message, self._decode, _name_of(self.terms.model))
+            message = typed(message, self._decode, name_of(self.terms.model))
         if self._callback is not None:
             self._callback(message)
             return
@@ -316,5 +316,6 @@ def _release(inbox: Inbox, topics: Sequence[Topic]) -> None:
     inbox.close()
 
 
-def _name_of(model: Any) -> str:
+def name_of(model: Any) -> str:
+    """What errors call a model."""
     return getattr(model, "__name__", None) or str(model)
