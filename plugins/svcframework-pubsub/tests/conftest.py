@@ -9,7 +9,7 @@ from svcframework.testing import FaultProxy
 from svcframework_embedded import EmbeddedPostgres, running
 from svcframework_pubsub import PubSubConfig, PubSubService
 
-BACKENDS = ["memory", "postgres"]
+BACKENDS = ["memory", "postgres", "redis", "both"]
 FAST = {"heartbeat_interval": 0.3, "heartbeat_timeout": 0.5, "connect_timeout": 1.0, "reconnect_delay": 0.02}
 
 
@@ -29,12 +29,16 @@ def address(backend, request):
     """Where the backend's server is; None in memory."""
     if backend == "postgres":
         return request.getfixturevalue("postgres_server").dsn
+    if backend in {"redis", "both"}:
+        return request.getfixturevalue("valkey_server").url
     return None
 
 
 @asynccontextmanager
 async def serving(backend, address, **settings):
     """A running service."""
+    if backend == "both":
+        backend, settings = "redis", {"fallback": "postgres", **settings}
     service = PubSubService(PubSubConfig(backend=backend, url=address, **{**FAST, **settings}))
     await service.on_startup()
     try:
@@ -44,8 +48,10 @@ async def serving(backend, address, **settings):
 
 
 @pytest.fixture
-def serve(backend, address):
+def serve(backend, address, request):
     """Runs a service on each backend in its turn, for a block: `async with serve(queue_size=1) as pubsub:`."""
+    if backend == "both":
+        return partial(serving, backend, address, fallback_url=request.getfixturevalue("postgres_server").dsn)
     return partial(serving, backend, address)
 
 
