@@ -5,8 +5,6 @@ from functools import partial
 
 import pytest
 
-from svcframework.testing import FaultProxy
-from svcframework_embedded import EmbeddedPostgres, running
 from svcframework_pubsub import PubSubConfig, PubSubService
 
 BACKENDS = ["memory", "postgres", "redis", "both"]
@@ -32,6 +30,12 @@ def address(backend, request):
     if backend in {"redis", "both"}:
         return request.getfixturevalue("valkey_server").url
     return None
+
+
+@pytest.fixture(name="serving")
+def _serving():
+    """Runs a service on any backend and address, for a block."""
+    return serving
 
 
 @asynccontextmanager
@@ -60,17 +64,3 @@ async def pubsub(serve):
     """A running service on each backend in its turn."""
     async with serve() as service:
         yield service
-
-
-@pytest.fixture
-async def proxy(address):
-    """A network that fails on command before the backend's server."""
-    async with FaultProxy(address) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def mortal_postgres():
-    """A server of the test's own, that stays dead until `relaunch()`."""
-    async with running(EmbeddedPostgres(), restart=False) as server:
-        yield server

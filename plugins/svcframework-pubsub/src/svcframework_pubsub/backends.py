@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from svcframework.config import load_config
 from svcframework.errors import PluginError
+from svcframework_pubsub.config import ServerVariables
 from svcframework_pubsub.memory import MemoryBackend
 from svcframework_pubsub.owned import Owned
 
@@ -142,9 +142,8 @@ class Assembly:
         }
         if config.url is not None:
             values["url"] = config.url.get_secret_value()
-        elif os.environ.get("REDIS_HOST"):  # the names that seed 001's programs are configured with
-            names = {"host": "REDIS_HOST", "port": "REDIS_PORT", "password": "REDIS_PASSWORD"}
-            values |= {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+        elif (variables := load_config(ServerVariables)).redis_host is not None:
+            values |= {"host": variables.redis_host, "port": variables.redis_port, "password": variables.redis_password}
         return await self._started("redis", lambda: RedisService(load_config(RedisConfig, values=values)))
 
     def pace(self) -> Pace:

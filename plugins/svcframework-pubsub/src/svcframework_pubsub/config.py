@@ -60,3 +60,18 @@ class PubSubConfig(ServiceConfig, prefix="pubsub"):
         default=30.0, gt=0, description="Seconds without an ack after which a message goes to another consumer."
     )
     max_deliveries: int = Field(default=5, gt=0, description="Deliveries without an ack before a message is dead.")
+
+
+class ServerVariables(ServiceConfig, prefix="pubsub_servers"):
+    """The variables that programs of seed 001 are configured with, where nothing else says where a server is."""
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_URL"), description="Address of PostgreSQL."
+    )
+    redis_host: str | None = Field(
+        default=None, validation_alias=AliasChoices("REDIS_HOST"), description="Host name of Redis."
+    )
+    redis_port: int = Field(default=6379, validation_alias=AliasChoices("REDIS_PORT"), description="TCP port of Redis.")
+    redis_password: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("REDIS_PASSWORD"), description="Password of Redis."
+    )
