@@ -42,8 +42,11 @@ class PubSubConfig(ServiceConfig, prefix="pubsub"):
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds one attempt to connect may take.")
     reconnect_delay: float = Field(default=0.03, gt=0, description="Seconds between two attempts to connect again.")
     drain_timeout: float = Field(default=2.0, ge=0, description="Seconds that callbacks have at a stop to catch up.")
-    dedup_window: int = Field(
-        default=4096, ge=0, description="Ids remembered per channel, where a message may come twice; 0 for none."
+    dedup_window: int | None = Field(
+        default=None,
+        ge=0,
+        description="Ids remembered per channel, so that a message that comes twice is delivered once; when not given, "
+        "4096 with a fallback or an outbox, else 0.",
     )
     payload_retention: float = Field(
         default=3600.0, gt=0, description="Seconds a payload too long for NOTIFY is kept in its table."

@@ -48,19 +48,16 @@ class Delivery:
     """How often it was given to a consumer, this time included."""
 
 
-class GroupMessage(Message[PayloadT]):
+class GroupMessage(Message[PayloadT], eq=False):
     """A message that has to be acknowledged; otherwise it comes again, to this consumer or another."""
 
-    __slots__ = ("_delivery", "_source")
-
-    def __init__(self, delivery: Delivery, source: GroupSource) -> None:
-        super().__init__(delivery.channel, delivery.data)
-        self._delivery, self._source = delivery, source
+    _delivery: Any = None
+    _source: Any = None
 
     @property
     def deliveries(self) -> int:
         """How often it was given to a consumer, this time included."""
-        return self._delivery.number
+        return int(self._delivery.number)
 
     async def ack(self) -> None:
         """It is done, and comes no more.
@@ -171,7 +168,9 @@ class GroupSubscription(Generic[PayloadT]):
                 await anyio.sleep(_RETRY_DELAY)
 
     async def _read(self, delivery: Delivery) -> GroupMessage[PayloadT] | None:
-        message: GroupMessage[Any] = GroupMessage(delivery, self._source)
+        message: GroupMessage[Any] = GroupMessage(
+            delivery.channel, delivery.data, _delivery=delivery, _source=self._source
+        )
         if self._decode is not None:
             try:
                 message._payload = typed(message, self._decode, name_of(self._model)).payload  # noqa: SLF001 - a subclass of its own

@@ -19,25 +19,36 @@ _RESERVED: Final = "svc:"
 _MAX_CHANNEL: Final = 63  # bytes, NAMEDATALEN - 1
 MAX_TEXT: Final = 7999
 """Bytes that fit into one notification."""
+SAFE_SIZE: Final = MAX_TEXT - 256
+"""Bytes of a message that fits whatever its channel is called."""
 
 # Held in shared mode by who listens to patterns. Publishers try to take it: if they can't, somebody does.
 PATTERNS_LOCK: Final = int.from_bytes(hashlib.sha256(b"svcframework pubsub patterns").digest()[:8], signed=True)
 
-_PLAIN = "SELECT pg_notify(c, x) FROM unnest($1::text[], $2::text[]) AS t(c, x)"
-_AGAIN = f"""
-    SELECT pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END)
-    FROM unnest($1::text[], $2::text[]) AS t(c, x)"""
-_HEARD = f"""
-    (SELECT CASE WHEN pg_try_advisory_lock({PATTERNS_LOCK}) THEN NOT pg_advisory_unlock({PATTERNS_LOCK}) ELSE true END)"""
+_HEARD = f"CASE WHEN pg_try_advisory_lock({PATTERNS_LOCK}) THEN NOT pg_advisory_unlock({PATTERNS_LOCK}) ELSE true END"
 
-PUBLISH: Final = f"""
-    WITH sent AS ({_PLAIN}), again AS ({_AGAIN} WHERE {_HEARD})
-    SELECT (SELECT count(*) FROM sent) + (SELECT count(*) FROM again)"""
-"""Takes channels and texts. One row comes back whatever the number; patterns cost only while somebody listens."""
 
-PUBLISH_IN_TRANSACTION: Final = f"""
-    WITH sent AS ({_PLAIN}), again AS ({_AGAIN})
-    SELECT (SELECT count(*) FROM sent) + (SELECT count(*) FROM again)"""
+def _publishing(*, heard: str) -> tuple[str, str]:
+    """Statements for texts of one channel, and of one channel each."""
+    one_again = f"""
+        SELECT count(pg_notify('{ANY}', CASE WHEN starts_with($1, '{_LONG}') THEN x ELSE $1 || E'\\n' || x END))
+        FROM unnest($2::text[]) AS u(x)"""
+    many_again = f"""
+        SELECT count(pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END))
+        FROM unnest($1::text[], $2::text[]) AS u(c, x)"""
+    return (
+        f"""SELECT count(pg_notify($1::text, x)) + CASE WHEN (SELECT {heard}) THEN ({one_again}) ELSE 0 END
+        FROM unnest($2::text[]) AS t(x)""",
+        f"""SELECT count(pg_notify(c, x)) + CASE WHEN (SELECT {heard}) THEN ({many_again}) ELSE 0 END
+        FROM unnest($1::text[], $2::text[]) AS t(c, x)""",
+    )
+
+
+PUBLISH_TO_ONE, PUBLISH = _publishing(heard=_HEARD)
+"""Take channels and texts; the first one takes one channel. One row comes back whatever the number, and patterns cost
+only while somebody listens to any."""
+
+PUBLISH_IN_TRANSACTION: Final = _publishing(heard="true")[1]
 """The same, heard too by who subscribes to a pattern between the statement and the commit."""
 
 
@@ -62,7 +73,7 @@ def notification(name: str, data: bytes) -> tuple[str, str]:
 
 def fits(name: str, data: bytes) -> bool:
     """Whether a message fits into a notification, also into that for patterns."""
-    return len(data) <= MAX_TEXT - 256 or len(name.encode()) + 1 + len(data) <= MAX_TEXT
+    return len(data) <= SAFE_SIZE or len(name.encode()) + 1 + len(data) <= MAX_TEXT
 
 
 def split(text: str) -> tuple[str, str]:

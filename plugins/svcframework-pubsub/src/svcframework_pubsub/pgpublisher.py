@@ -10,7 +10,7 @@ from typing import Any
 from svcframework.background import Background
 from svcframework.errors import ConnectionFailedError, ServiceFrameworkError
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
-from svcframework_pubsub.notifying import PUBLISH
+from svcframework_pubsub.notifying import PUBLISH, PUBLISH_TO_ONE
 
 _MAX_BATCH = 5_000  # messages of one statement, about
 _CLOSE_TIMEOUT = 0.3  # seconds for the farewell of a connection
@@ -51,6 +51,8 @@ class PostgresPublisher:
     def __init__(self, open_connection: Callable[[], Awaitable[Any]], *, timeout: float) -> None:
         self._open, self._limit = open_connection, timeout / 2  # one statement that is under way, and one's own
         self._connection: Any = None
+        self._to_one: Any = None
+        self._to_many: Any = None
         self._gathering = _Batch()
         self._full: deque[_Batch] = deque()
         self._wake = asyncio.Event()
@@ -63,7 +65,8 @@ class PostgresPublisher:
         Raises:
             ServiceFrameworkError: As `open_connection`.
         """
-        self._connection = await self._open()
+        async with asyncio.timeout(self._limit):
+            await self._connect()
         self._writer = Background(self._write, name="pubsub: publish on PostgreSQL")
 
     async def close(self) -> None:
@@ -134,13 +137,21 @@ class PostgresPublisher:
         else:
             batch.succeed()
 
+    async def _connect(self) -> None:
+        self._connection = await self._open()
+        self._to_one = await self._connection.prepare(PUBLISH_TO_ONE)
+        self._to_many = await self._connection.prepare(PUBLISH)
+
     async def _run(self, channels: list[str], texts: list[str]) -> None:
         try:
             async with asyncio.timeout(self._limit):
                 if self._connection is None or self._connection.is_closed():
                     self._discard()
-                    self._connection = await self._open()
-                await self._connection.fetch(PUBLISH, channels, texts)
+                    await self._connect()
+                if channels and channels.count(channels[0]) == len(channels):
+                    await self._to_one.fetchval(channels[0], texts)
+                else:
+                    await self._to_many.fetchval(channels, texts)
         except ServiceFrameworkError:
             raise
         except DRIVER_ERRORS as error:

@@ -20,7 +20,8 @@ from svcframework_pubsub.collaborators import Postgres, Redis, Transaction
 from svcframework_pubsub.config import Overflow, PubSubConfig
 from svcframework_pubsub.errors import UnsupportedError
 from svcframework_pubsub.groups import GroupSubscription, GroupTerms, GroupWorker
-from svcframework_pubsub.message import Message, pack, pack_many
+from svcframework_pubsub.message import Message
+from svcframework_pubsub.packing import Packer
 from svcframework_pubsub.router import Router
 from svcframework_pubsub.sparse import Sparse
 from svcframework_pubsub.subscription import (
@@ -73,6 +74,7 @@ class PubSubService(BaseService[PubSubConfig]):
         self._groups: set[GroupSubscription[Any] | GroupWorker] = set()
         self._outbox: Outbox | None = None
         self._durable: tuple[re.Pattern[str], ...] = ()
+        self._packer = Packer(0)
         self._published = 0
 
     # --- life -------------------------------------------------------------------------------------------
@@ -88,8 +90,8 @@ class PubSubService(BaseService[PubSubConfig]):
         """
         config = self.config
         self._durable = tuple(map(matcher, config.durable_channels))
-        is_repeating = config.backend == "redis"
-        self._router = Router(self.name, dedup=config.dedup_window if is_repeating else 0)
+        self._packer = Packer(config.max_message_bytes)
+        self._router = Router(self.name, dedup=self._dedup_window())
         self._assembly = Assembly(
             config, self._router, self._report, postgres=self._postgres, redis=self._redis, name=self.name
         )
@@ -187,7 +189,7 @@ class PubSubService(BaseService[PubSubConfig]):
             ChannelNameError: The channel's name can't be used.
         """
         backend = self._running()
-        data = pack(checked(channel), message, version=schema_version, limit=self.config.max_message_bytes)
+        data = self._packer.one(checked(channel), message, version=schema_version)
         if self._durable and durable is None:
             durable = self._is_durable(channel)
         if transaction is None and not durable:
@@ -213,7 +215,7 @@ class PubSubService(BaseService[PubSubConfig]):
             How many they were.
         """
         backend = self._running()
-        packed = pack_many(checked(channel), messages, version=schema_version, limit=self.config.max_message_bytes)
+        packed = self._packer.many(checked(channel), messages, version=schema_version)
         if durable is None:
             durable = self._is_durable(channel)
         if packed and (transaction is not None or durable):
@@ -423,6 +425,14 @@ class PubSubService(BaseService[PubSubConfig]):
         if self._backend is None:
             raise ServiceUnavailableError(self.name, "it isn't started; enter the host with `async with host:` first")
         return self._backend
+
+    def _dedup_window(self) -> int:
+        """A message comes twice where two servers carry it, and where a relay died half way."""
+        config = self.config
+        if config.dedup_window is not None:
+            return config.dedup_window
+        may_repeat = config.fallback != "none" or (config.backend != "postgres" and self._postgres is not None)
+        return 4096 if may_repeat else 0
 
     def _inbox(
         self, topics: list[Topic], terms: Terms, callback: Callable[[Message[Any]], object] | None = None
