@@ -25,31 +25,26 @@ SAFE_SIZE: Final = MAX_TEXT - 256
 # Held in shared mode by who listens to patterns. Publishers try to take it: if they can't, somebody does.
 PATTERNS_LOCK: Final = int.from_bytes(hashlib.sha256(b"svcframework pubsub patterns").digest()[:8], signed=True)
 
-_HEARD = f"CASE WHEN pg_try_advisory_lock({PATTERNS_LOCK}) THEN NOT pg_advisory_unlock({PATTERNS_LOCK}) ELSE true END"
+_UNHEARD = f"CASE WHEN pg_try_advisory_lock({PATTERNS_LOCK}) THEN pg_advisory_unlock({PATTERNS_LOCK}) ELSE false END"
+_TEXTS = "unnest($2::text[]) AS t(x)"
+_PAIRS = "unnest($1::text[], $2::text[]) AS t(c, x)"
 
+PUBLISH_TO_ONE: Final = f"SELECT count(pg_notify($1::text, x)) > 0 AND {_UNHEARD} FROM {_TEXTS}"
+"""Takes one channel and texts. One row comes back whatever the number: true when nobody listens to patterns."""
 
-def _publishing(*, heard: str) -> tuple[str, str]:
-    """Statements for texts of one channel, and of one channel each."""
-    one_again = f"""
-        SELECT count(pg_notify('{ANY}', CASE WHEN starts_with($1, '{_LONG}') THEN x ELSE $1 || E'\\n' || x END))
-        FROM unnest($2::text[]) AS u(x)"""
-    many_again = f"""
-        SELECT count(pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END))
-        FROM unnest($1::text[], $2::text[]) AS u(c, x)"""
-    return (
-        f"""SELECT count(pg_notify($1::text, x)) + CASE WHEN (SELECT {heard}) THEN ({one_again}) ELSE 0 END
-        FROM unnest($2::text[]) AS t(x)""",
-        f"""SELECT count(pg_notify(c, x)) + CASE WHEN (SELECT {heard}) THEN ({many_again}) ELSE 0 END
-        FROM unnest($1::text[], $2::text[]) AS t(c, x)""",
-    )
+PUBLISH: Final = f"SELECT count(pg_notify(c, x)) > 0 AND {_UNHEARD} FROM {_PAIRS}"
+"""The same for texts of one channel each."""
 
+PUBLISH_TO_PATTERNS: Final = f"""
+    SELECT count(pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END))
+    FROM {_PAIRS}"""
+"""Takes channels and texts as well: what is to be done when somebody listens."""
 
-PUBLISH_TO_ONE, PUBLISH = _publishing(heard=_HEARD)
-"""Take channels and texts; the first one takes one channel. One row comes back whatever the number, and patterns cost
-only while somebody listens to any."""
-
-PUBLISH_IN_TRANSACTION: Final = _publishing(heard="true")[1]
-"""The same, heard too by who subscribes to a pattern between the statement and the commit."""
+PUBLISH_IN_TRANSACTION: Final = f"""
+    SELECT count(pg_notify(c, x)),
+           count(pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END))
+    FROM {_PAIRS}"""
+"""Both at once, for a transaction: who subscribes to a pattern between the statement and the commit hears it too."""
 
 
 @lru_cache(maxsize=4096)
