@@ -1,7 +1,7 @@
 """The service passes what every service must, on each backend."""
 
 from svcframework.testing import ServiceConformance
-from svcframework_pubsub import PubSubConfig, PubSubService
+from svcframework_pubsub import PubSubService
 
 
 class TestMemoryConformance(ServiceConformance):
@@ -13,3 +13,15 @@ class TestPostgresConformance(ServiceConformance):
     service = PubSubService
     server = "postgres_server"
     settings = {"backend": "postgres", "connect_timeout": 1.5, "heartbeat_interval": 0.5, "heartbeat_timeout": 0.5}
+
+
+class TestRedisConformance(ServiceConformance):
+    service = PubSubService
+    server = "valkey_server"
+    settings = {"backend": "redis", "connect_timeout": 1.5, "heartbeat_interval": 0.5, "heartbeat_timeout": 0.5}
+
+
+class TestNatsConformance(ServiceConformance):
+    service = PubSubService
+    server = "nats_server"
+    settings = {"backend": "nats", "connect_timeout": 1.5, "heartbeat_interval": 0.5, "heartbeat_timeout": 0.5}

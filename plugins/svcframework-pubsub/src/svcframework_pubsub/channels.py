@@ -23,7 +23,7 @@ class Topic(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def checked(name: str) -> str:
+def checked(name: object) -> str:
     """The name, if every backend can carry it.
 
     Raises:

@@ -103,7 +103,7 @@ class FallbackBackend:
 
     async def publish_in(self, transaction: Transaction, channel: str, messages: Sequence[bytes]) -> None:
         """Publish if and when a transaction commits: PostgreSQL does it, and everybody listens there too."""
-        backend = self._secondary.backend
+        backend: object = self._secondary.backend
         if not isinstance(backend, Transactional):
             raise ConnectionFailedError("publish in a transaction: PostgreSQL is away")
         await backend.publish_in(transaction, channel, messages)
@@ -117,7 +117,7 @@ class FallbackBackend:
         return self._durable().group(channel, terms)
 
     def _durable(self) -> Durable:
-        backend = self._primary.backend
+        backend: object = self._primary.backend
         if backend is None:
             raise ConnectionFailedError("durable messages: Redis is away, and nothing else keeps them")
         if not isinstance(backend, Durable):
