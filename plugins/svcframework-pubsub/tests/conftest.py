@@ -101,7 +101,7 @@ async def serving(backend, address, **settings):
 
 @pytest.fixture
 def serve(backend, address, request):
-    """Runs a service on each backend in its turn, for a block: `async with serve(queue_size=1) as pubsub:`."""
+    """Runs a service on each backend in its turn, for a block; called with settings."""
     if backend == "both":
         return partial(serving, backend, address, fallback_url=request.getfixturevalue("postgres_server").dsn)
     return partial(serving, backend, address)

@@ -61,7 +61,9 @@ class Listening:
     def __init__(self, client, channel="runs", callback=None):
         self.seen, self.stop, ready = [], threading.Event(), threading.Event()
         self.thread = threading.Thread(
-            target=client.listen, args=(channel, callback or self.seen.append, self.stop), kwargs={"on_ready": ready.set}
+            target=client.listen,
+            args=(channel, callback or self.seen.append, self.stop),
+            kwargs={"on_ready": ready.set},
         )
         self.thread.start()
         self.is_ready = ready.wait

@@ -95,7 +95,11 @@ async def test_listener_that_was_cut_off_is_told(both, addresses):
     """Who could not hear Redis for a while is told of the gap: nothing is lost silently."""
     redis, postgres = addresses
     gaps = []
-    async with FaultProxy(redis) as proxy, both(proxy.through(redis), postgres) as cut_off, both(redis, postgres) as well:
+    async with (
+        FaultProxy(redis) as proxy,
+        both(proxy.through(redis), postgres) as cut_off,
+        both(redis, postgres) as well,
+    ):
         await cut_off.on("runs", lambda _: None, on_gap=gaps.append)
         await proxy.refuse()
         await well.publish("runs", "not heard by the cut off")

@@ -1,4 +1,4 @@
-"""Which backend, made of which services. Each backend's module, and the plugin it stands on, loads when it is chosen."""
+"""Which backend, made of which services. A backend's module, and the plugin it stands on, load when it is chosen."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -69,7 +70,7 @@ class _Loop:
         portal, self._portal = self._portal, None
         if portal is not None and self.pid == os.getpid():
             with contextlib.suppress(RuntimeError):  # the thread has ended already
-                portal.call(portal.stop, True)
+                portal.call(partial(portal.stop, cancel_remaining=True))
             self._thread.join(self._service.config.stop_timeout)
 
     def _run(self) -> None:

@@ -36,7 +36,9 @@ class PubSubConfig(ServiceConfig, prefix="pubsub"):
         default="raise",
         description="What a full queue does: block (stop reading), drop_oldest, or raise in the subscriber.",
     )
-    max_message_bytes: int = Field(default=1_048_576, gt=0, description="Bytes of the longest message, envelope and all.")
+    max_message_bytes: int = Field(
+        default=1_048_576, gt=0, description="Bytes of the longest message, envelope and all."
+    )
     heartbeat_interval: float = Field(default=2.0, gt=0, description="Seconds between two proofs that we still hear.")
     heartbeat_timeout: float = Field(default=2.0, gt=0, description="Seconds until a silent server counts as lost.")
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds one attempt to connect may take.")

@@ -1,8 +1,8 @@
 """FallbackBackend: Redis carries the messages, and PostgreSQL while Redis is away. Subscribers listen on both.
 
-Who publishes decides by itself, message by message, and need not agree with anybody: whichever way a message goes, every
-subscriber hears it. One that went both ways (Redis took it, and its answer was lost) has the same id on both, and is
-delivered once.
+Who publishes decides by itself, message by message, and need not agree with anybody: whichever way a message goes,
+every subscriber hears it. One that went both ways (Redis took it, and its answer was lost) has the same id on both, and
+is delivered once.
 """
 
 from __future__ import annotations

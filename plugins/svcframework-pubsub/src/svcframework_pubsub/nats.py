@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import nats
+import anyio
 from nats import errors as driver
 from nats.aio.client import Client
 from nats.js import api
@@ -77,6 +77,7 @@ class NatsBackend:
         self._lost_at: float | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
+        self._asking = anyio.CancelScope()
         self._flusher: Background | None = None
         self._has_stream = False
 
@@ -185,8 +186,10 @@ class NatsBackend:
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
             try:
-                with translated("publish on NATS", self._config.timeout / 2):
+                with translated("publish on NATS", self._config.timeout / 2), anyio.CancelScope() as self._asking:
                     await self._client.flush(self._config.timeout / 2)  # type: ignore[arg-type]  # a float does
+                if self._asking.cancelled_caught:
+                    raise ConnectionFailedError("publish on NATS: the connection was lost")  # noqa: TRY301 - as its own
             except ServiceFrameworkError as error:
                 self._fail(error, waiting)
             except BaseException:
@@ -250,7 +253,7 @@ class NatsBackend:
     async def _disconnected(self) -> None:
         if self._lost_at is None:
             self._lost_at = asyncio.get_running_loop().time()
-        self._fail(ConnectionFailedError("publish on NATS: the connection was lost"))
+        self._asking.cancel()  # the client would wait for an answer that can't come
 
     async def _reconnected(self) -> None:
         if self._lost_at is not None:

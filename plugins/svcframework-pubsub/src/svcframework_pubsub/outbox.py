@@ -30,7 +30,9 @@ _CREATE = """
         durable boolean NOT NULL, created_at timestamptz NOT NULL DEFAULT now()
     )"""
 _EXISTS = "SELECT to_regclass('svcframework_pubsub_outbox') IS NOT NULL"
-_PUT = "INSERT INTO svcframework_pubsub_outbox (channel, data, durable) SELECT $1, x, $3 FROM unnest($2::text[]) AS t(x)"
+_PUT = (
+    "INSERT INTO svcframework_pubsub_outbox (channel, data, durable) SELECT $1, x, $3 FROM unnest($2::text[]) AS t(x)"
+)
 _RING = f"SELECT pg_notify('{OUTBOX}', '')"
 _ALONE = "SELECT pg_try_advisory_xact_lock(hashtext('svcframework pubsub relay'))"
 _TAKE = """

@@ -15,7 +15,8 @@ from svcframework.log import context_fields
 from svcframework_pubsub.errors import MessageEncodingError, MessageTooLargeError
 from svcframework_pubsub.message import MARK
 
-_ENDINGS: Final = [b"%03x" % number for number in range(4096)]
+_BLOCK: Final = 4096  # ids with the same beginning
+_ENDINGS: Final = [b"%03x" % number for number in range(_BLOCK)]
 _FRESH: Final = 0.001  # seconds for which ids may count up from one: they have its millisecond in them
 _PLAIN: Final = b'","data":'
 
@@ -53,7 +54,7 @@ class Packer:
         except _UNWRITABLE as error:
             raise MessageEncodingError(channel, str(error) or type(error).__name__) from None
         now = time.monotonic()
-        if self._number >= 4096 or now - self._at >= _FRESH:
+        if self._number >= _BLOCK or now - self._at >= _FRESH:
             self._draw(now)
         ending = _ENDINGS[self._number]
         self._number += 1
@@ -72,11 +73,12 @@ class Packer:
         if len(bodies) != len(values):  # msgspec.Raw may have line ends in it
             return [self.one(channel, value, version=version) for value in values]
         middle, packed = _middle(version), list[bytes]()
-        for start in range(0, len(bodies), 4096):
+        for start in range(0, len(bodies), _BLOCK):
             self._draw(time.monotonic())
-            head, part = self._head, bodies[start : start + 4096]
-            packed += [b"%b%b%b%b}" % (head, ending, middle, body) for ending, body in zip(_ENDINGS, part, strict=False)]
-        self._number = 4096
+            head, part = self._head, bodies[start : start + _BLOCK]
+            pairs = zip(_ENDINGS, part, strict=False)
+            packed += [b"%b%b%b%b}" % (head, ending, middle, body) for ending, body in pairs]
+        self._number = _BLOCK
         longest = max(map(len, packed), default=0)
         if longest > self._limit:
             raise MessageTooLargeError(channel, longest, self._limit)

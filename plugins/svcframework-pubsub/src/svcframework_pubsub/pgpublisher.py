@@ -99,7 +99,10 @@ class PostgresPublisher:
         return future
 
     def submit_many(self, channels: Sequence[str], texts: Sequence[str]) -> asyncio.Future[None]:
-        """Queue many notifications, which stay in their order. Otherwise as `submit`; none at all asks for an answer."""
+        """Queue many notifications, which stay in their order. Otherwise as `submit`.
+
+        None at all asks the server for an answer.
+        """
         batch, future = self._joined()
         batch.channels.extend(channels)
         batch.texts.extend(texts)

@@ -58,7 +58,7 @@ class Route:
         for sink in self.sinks:
             try:
                 sink.receive(message)
-            except Exception as error:  # noqa: BLE001, PERF203 - a boundary: one subscriber must not silence the others
+            except Exception as error:  # noqa: BLE001 - a boundary: one subscriber must not silence the others
                 sink.failed(error, message)
 
     def _is_repeated(self, data: bytes | str) -> bool:

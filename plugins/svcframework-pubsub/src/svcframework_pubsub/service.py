@@ -242,7 +242,7 @@ class PubSubService(BaseService[PubSubConfig]):
             fix = "give the service a PostgresService: PubSubService(config, postgres=…)"
             raise UnsupportedError(backend.name, "publish(transaction=)", fix)
 
-    async def _relay(self, channel: str, messages: Sequence[bytes], durable: bool) -> None:  # noqa: FBT001 - a callback
+    async def _relay(self, channel: str, messages: Sequence[bytes], durable: bool) -> None:
         if durable:
             await self._publish_otherwise(channel, messages, None, durable=True)
         else:

@@ -254,6 +254,7 @@ class CallbackSubscription(Subscription[PayloadT]):
         self._awaited = callback if is_async(callback) else None
         self._worker: Background | None = None
         self._is_busy = False
+        self._caught_up = anyio.Event()
 
     async def open(self) -> Self:
         """Return when the callback will be told of all that is published from now on."""
@@ -274,8 +275,8 @@ class CallbackSubscription(Subscription[PayloadT]):
         """Stop listening, and return when the callback is through with what has arrived."""
         if self._finalizer is not None:
             self._finalizer()
-        while self._worker is not None and (self._inbox.queue or self._is_busy):
-            await anyio.sleep(0.005)
+        if self._worker is not None and (self._inbox.queue or self._is_busy):
+            await self._caught_up.wait()
         await self.close()
 
     async def _end_worker(self) -> None:
@@ -300,6 +301,9 @@ class CallbackSubscription(Subscription[PayloadT]):
                 self._inbox.failed(error, message)
             finally:
                 self._is_busy = False
+            if not self._inbox.queue:
+                self._caught_up.set()
+                self._caught_up = anyio.Event()
 
 
 def is_async(callback: object) -> bool:

@@ -130,8 +130,8 @@ class RedisSubscriber:
     def pause(self) -> None:
         """Read no more messages until `resume`; a few that were read already still come.
 
-        The server keeps the others, up to its `client-output-buffer-limit` for pub/sub; then it hangs up, which is a gap
-        like any other. There is no heartbeat meanwhile, and no subscribing.
+        The server keeps the others, up to its `client-output-buffer-limit` for pub/sub; then it hangs up, which is a
+        gap like any other. There is no heartbeat meanwhile, and no subscribing.
         """
         self._is_paused = True
         if self._link is not None:
