@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from svcframework import service_context
-from svcframework.errors import ServiceUnavailableError
+from svcframework.errors import IllegalStateError, ServiceUnavailableError
 from svcframework_pubsub import (
     ChannelNameError,
     MalformedMessageError,
@@ -381,6 +381,17 @@ async def test_use_before_start_is_an_error():
     with pytest.raises(ServiceUnavailableError, match="isn't started"):
         async with service.subscribe("runs"):
             pass
+
+
+async def test_closed_subscription_is_not_opened_again(pubsub):
+    """It ends when it is iterated over, and says what to do when it is entered."""
+    async with pubsub.subscribe("runs") as messages:
+        pass
+    assert not messages.is_open
+    with pytest.raises(StopAsyncIteration):
+        await anext(messages)
+    with pytest.raises(IllegalStateError, match="subscribe again"):
+        await messages.open()
 
 
 async def test_cancelled_subscriber_leaves_nothing(pubsub):

@@ -69,7 +69,7 @@ async def test_killed_server_is_noticed_and_returned_to(backend, mortal, serving
 async def test_silent_server_is_noticed(backend, address, serving):
     """A server that stops answering costs a publish at most 5 s, and subscribers are told how long they were deaf."""
     gaps, seen = [], []
-    async with FaultProxy(address) as proxy, serving(backend, proxy.through(address), timeout=2.0) as pubsub:
+    async with FaultProxy(address) as proxy, serving(backend, proxy.through(address), timeout=1.0) as pubsub:
         await pubsub.on("runs", lambda message: seen.append(message.payload), on_gap=gaps.append)
         await proxy.black_hole()
         started = time.monotonic()
@@ -79,7 +79,7 @@ async def test_silent_server_is_noticed(backend, address, serving):
         with anyio.fail_after(10):
             while "can't publish" not in (health := await pubsub.health_check()).message and health:
                 await anyio.sleep(0.02)
-        await anyio.sleep(1.0)  # longer than the heartbeat and its deadline
+        await anyio.sleep(0.9)  # longer than the heartbeat and its deadline
         await proxy.pass_on()
         await until(lambda: gaps)
         with anyio.fail_after(10):

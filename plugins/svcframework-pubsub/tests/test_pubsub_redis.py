@@ -139,9 +139,10 @@ class Job(msgspec.Struct):
 async def test_malformed_job_is_dead_at_once(pubsub):
     """What doesn't fit the model isn't tried again."""
     errors = []
+    typed = pubsub.channel("jobs", Job)
     async with (
         pubsub.group("jobs.dead", "undertakers") as dead,
-        pubsub.group("jobs", "w", model=Job, on_error=lambda error, _: errors.append(error)) as jobs,
+        typed.group("w", on_error=lambda error, _: errors.append(error)) as jobs,
     ):
         await pubsub.publish_many("jobs", [{"number": "x"}, {"number": 2}])
         assert Job(2) == (await next_of(jobs)).payload

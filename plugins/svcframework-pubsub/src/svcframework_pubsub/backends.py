@@ -123,6 +123,7 @@ class Assembly:
         from svcframework_postgres import PostgresConfig, PostgresService  # noqa: PLC0415 - loads asyncpg
 
         values: dict[str, Any] = {"pool_max_size": 4, "connect_timeout": self._config.connect_timeout}
+        values["command_timeout"] = self._config.timeout / 2
         if url is not None:
             values["dsn"] = url.get_secret_value()
         return await self._started("postgres", lambda: PostgresService(load_config(PostgresConfig, values=values)))
@@ -136,6 +137,7 @@ class Assembly:
 
         config = self._config
         values: dict[str, Any] = {
+            "timeout": config.timeout / 2,
             "connect_timeout": config.connect_timeout,
             "heartbeat_interval": config.heartbeat_interval,
             "reconnect_delay": config.reconnect_delay,

@@ -13,6 +13,7 @@ from svcframework_postgres.errors import DRIVER_ERRORS, translate
 from svcframework_pubsub.notifying import PUBLISH, PUBLISH_TO_ONE, PUBLISH_TO_PATTERNS
 
 _MAX_BATCH = 5_000  # messages of one statement, about
+_READ_ONLY = "25006"
 _CLOSE_TIMEOUT = 0.3  # seconds for the farewell of a connection
 
 
@@ -175,7 +176,8 @@ class PostgresPublisher:
                 self._discard()
                 raise ServiceTimeoutError("publish on PostgreSQL", self._limit) from error
             ours = translate(error, "publish on PostgreSQL", self._limit)
-            if not getattr(ours, "sqlstate", None):  # else the server has answered: the connection is sound
+            # A server that has answered is sound, unless it is a standby, which it was not when we connected.
+            if getattr(ours, "sqlstate", None) in {None, _READ_ONLY}:
                 self._discard()
             raise ours from error
         except BaseException:

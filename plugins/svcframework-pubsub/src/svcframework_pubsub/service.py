@@ -107,7 +107,7 @@ class PubSubService(BaseService[PubSubConfig]):
             raise
         self._router.open(backend)
         self._backend = backend
-        if not isinstance(backend, Transactional):
+        if not isinstance(backend, Transactional) or isinstance(backend, Durable):
             self._outbox = await self._assembly.outbox(self._relay)
             if self._outbox is not None:
                 await self._outbox.open()

@@ -13,6 +13,7 @@ import anyio
 
 from svcframework.background import Background
 from svcframework.context import service_context
+from svcframework.errors import IllegalStateError, ServiceFrameworkError
 from svcframework_pubsub.channels import Topic
 from svcframework_pubsub.config import Overflow
 from svcframework_pubsub.errors import MalformedMessageError, SubscriptionOverflowError
@@ -173,7 +174,7 @@ class Subscription(Generic[PayloadT]):
     def __init__(self, topics: Sequence[Topic], inbox: Inbox, on_close: Callable[[Subscription[Any]], None]) -> None:
         self._topics, self._inbox = tuple(topics), inbox
         self._on_close = on_close
-        self._is_open = False
+        self._is_open = self._was_closed = False
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     @property
@@ -194,7 +195,10 @@ class Subscription(Generic[PayloadT]):
         Raises:
             ConnectionFailedError: The server can't be reached.
             ServiceTimeoutError: It did not answer in time.
+            IllegalStateError: It was closed.
         """
+        if self._inbox.is_closed:
+            raise IllegalStateError("open a Subscription", "closed", fix="subscribe again")
         if self._is_open:
             return self
         self._is_open = True
@@ -212,6 +216,7 @@ class Subscription(Generic[PayloadT]):
 
     async def close(self) -> None:
         """Stop listening; messages that haven't been read are dropped. Never waits for a server."""
+        self._was_closed = True
         self._inbox.queue.clear()
         if self._finalizer is not None:
             self._finalizer()
@@ -229,7 +234,12 @@ class Subscription(Generic[PayloadT]):
 
     async def __anext__(self) -> Message[PayloadT]:
         if not self._is_open:
-            await self.open()
+            try:
+                await self.open()
+            except ServiceFrameworkError:
+                if self._was_closed:  # while it was opened: the service stops
+                    raise StopAsyncIteration from None
+                raise
         return await self._inbox.get()
 
     def __repr__(self) -> str:
