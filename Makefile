@@ -1,6 +1,6 @@
 # Every target sets up what it needs: Python >= 3.11 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs docs-serve bench soak lock new-plugin clean
+.PHONY: help setup demo test check format docs docs-serve bench faults soak lock new-plugin clean
 
 PY = $$(scripts/env.sh main)/bin/python
 
@@ -30,6 +30,9 @@ docs-serve: ## Serve the documentation with live reload
 
 bench: ## Compare with the peers, side by side, in one run; writes docs/reference/benchmarks.md (ARGS="--rows scoped")
 	@$$(scripts/env.sh bench)/bin/python -m benchmarks $(or $(ARGS),--markdown docs/reference/benchmarks.md)
+
+faults: ## Break every service in every way, on real servers; writes docs/reference/faults.md
+	@$(PY) scripts/write_fault_matrix.py $(ARGS)
 
 soak: ## Run the property tests with many more examples (hours; ARGS="-k lifecycle")
 	@SVC_HYPOTHESIS_PROFILE=soak PYTHONS="$(or $(PYTHONS),3.13)" scripts/test.sh --timeout 36000 $(ARGS)

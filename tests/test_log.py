@@ -26,6 +26,7 @@ from svcframework.log import (
     bind_context,
     configure_logging,
     context_fields,
+    diverted,
     error_fields,
     load,
     redact,
@@ -425,3 +426,23 @@ def test_no_console_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ServiceLogger("cache").error("nobody reads this")
 
     assert not structlog.is_configured()
+
+
+def test_diverted_events_go_to_the_stream_and_the_configuration_comes_back() -> None:
+    """Whether or not there was one, and however the block ends."""
+    logger = ServiceLogger("vault")
+    before, stream = io.StringIO(), io.StringIO()
+    try:
+        configure_logging("info", json=True, stream=before)
+        with pytest.raises(KeyError), diverted("debug", stream):
+            logger.debug("within")
+            raise KeyError
+        logger.info("after")
+        structlog.reset_defaults()
+        with diverted("debug", stream):
+            logger.debug("within again")
+        assert not structlog.is_configured()
+    finally:
+        structlog.reset_defaults()
+    assert ["within", "within again"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert ["after"] == [json.loads(line)["event"] for line in before.getvalue().splitlines()]

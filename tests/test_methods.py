@@ -1,6 +1,7 @@
 """service_method on every kind of function."""
 
 import asyncio
+import functools
 import gc
 import inspect
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ import pytest
 import structlog.testing
 
 from svcframework import methods, retry
+from svcframework._repeats import Repeats
 from svcframework.config import ServiceConfig
 from svcframework.errors import RegistrationError, ServiceTimeoutError
 from svcframework.methods import service_method
@@ -114,6 +116,33 @@ async def test_a_failure_is_logged_once_with_names_but_no_values() -> None:
     assert ["KeyError", "KeyError"] == [event["error_type"] for event in logs]
     assert (0, 2, 0, 0) == outcome(users, "get")
     assert (0, 1, 0, 0) == outcome(users, "outer")
+
+
+async def test_failures_of_a_kind_are_logged_ten_times_a_minute() -> None:
+    """However often a call fails, its log stays short; another instance, method or type of error has its own ten."""
+    users, others = Users(), Users()
+    with structlog.testing.capture_logs() as logs:
+        for service in (users, others):
+            for _ in range(50):
+                with pytest.raises(KeyError):
+                    await service.get("")
+    assert 20 == len(logs)
+    assert (0, 50, 0, 0) == outcome(users, "get")
+
+
+async def test_next_line_says_how_many_were_suppressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute later the failure is logged again, with the number of those that were not."""
+    now = 1000.0
+    monkeypatch.setattr(methods, "Repeats", functools.partial(Repeats, clock=lambda: now))
+    users = Users()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(13):
+            with pytest.raises(KeyError):
+                await users.get("")
+        now += 60.0
+        with pytest.raises(KeyError):
+            await users.get("")
+    assert [None] * 10 + [3] == [event.get("suppressed") for event in logs]
 
 
 async def test_a_cancelled_call_is_neither_success_nor_error() -> None:

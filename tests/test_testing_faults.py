@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
@@ -167,6 +170,75 @@ async def test_unix_socket(tmp_path: Path) -> None:
         async with FaultProxy(address, socket_path=path), await anyio.connect_unix(path) as client:
             assert b"hello" == await ask(client, b"hello")
         assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a queue of none holds one, and others wait")
+async def test_full_unix_socket_is_waited_for(tmp_path: Path) -> None:
+    """A server that has too many waiting gets the connection once it has accepted others."""
+    path = tmp_path / "full.sock"
+    with contextlib.ExitStack() as sockets:
+        server, first = (sockets.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        server.bind(str(path))
+        server.listen(0)
+        server.settimeout(SOON)
+        first.connect(str(path))
+        async with FaultProxy(path) as proxy, await anyio.connect_tcp(proxy.host, proxy.port) as client:
+            await client.send(b"x")
+            await anyio.sleep(0.05)
+            for _ in range(2):
+                accepted, _ = await anyio.to_thread.run_sync(server.accept)
+                sockets.enter_context(accepted)
+            accepted.settimeout(SOON)
+            assert b"x" == await anyio.to_thread.run_sync(accepted.recv, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a queue of none holds one, and others wait")
+async def test_full_unix_socket_is_given_up_cleanly(tmp_path: Path) -> None:
+    """Leaving the block while a connection waits for its place leaves no callback that fails."""
+    path = tmp_path / "full.sock"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(str(path))
+        server.listen(0)
+        first.connect(str(path))
+        async with FaultProxy(path) as proxy, await anyio.connect_tcp(proxy.host, proxy.port):
+            await anyio.sleep(0.05)
+        assert 0 == proxy.connections
+
+
+async def test_half_open_lets_questions_through_only() -> None:
+    """The server gets what is sent; its answer comes when the fault ends."""
+    async with proxied() as proxy, await anyio.connect_tcp(proxy.host, proxy.port) as client:
+        await ask(client, b"before")
+        await proxy.half_open()
+        await client.send(b"held")
+        with anyio.move_on_after(0.1) as waiting:
+            await client.receive()
+        assert waiting.cancelled_caught
+        await proxy.pass_on()
+        with anyio.fail_after(SOON):
+            assert b"held" == await client.receive()
+
+
+async def test_half_open_server_hears_a_new_client() -> None:
+    """A question on a new connection reaches the server, unlike in a black hole."""
+    heard = anyio.Event()
+
+    async def listen(client: SocketStream) -> None:
+        async with client:
+            assert b"anybody?" == await client.receive()
+            heard.set()
+            await anyio.sleep_forever()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as multi, anyio.create_task_group() as tasks:
+        tasks.start_soon(multi.serve, listen)
+        port = multi.listeners[0].extra(SocketAttribute.local_port)
+        async with FaultProxy(("127.0.0.1", port)) as proxy:
+            await proxy.half_open()
+            async with await anyio.connect_tcp(proxy.host, proxy.port) as client:
+                await client.send(b"anybody?")
+                with anyio.fail_after(SOON):
+                    await heard.wait()
+        tasks.cancel_scope.cancel()
 
 
 async def test_leaving_the_block_ends_everything() -> None:

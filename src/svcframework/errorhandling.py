@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import threading
 import time
-from collections import OrderedDict
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from svcframework._callables import Kind, argument_names, is_method, parameter_names
+from svcframework._repeats import Repeats
 from svcframework.errors import RegistrationError, describe
 from svcframework.log import ServiceLogger, context_fields, error_fields, first_sight
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_KEYS = 1024  # kinds of errors whose windows are remembered; the least recently seen is forgotten
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -137,10 +134,8 @@ class CentralizedErrorHandler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hooks: tuple[ErrorHook, ...] = tuple(hooks)
-        self._window, self._limit, self._clock = window, limit, clock
         self._handlers: dict[type[BaseException], Callable[[Any, ErrorContext], object]] = {}
-        self._windows: OrderedDict[tuple[type[BaseException], str], _Window] = OrderedDict()
-        self._lock = threading.Lock()
+        self._seen: Repeats[tuple[type[BaseException], str]] = Repeats(window=window, limit=limit, clock=clock)
 
     def add_hook(self, hook: ErrorHook) -> Callable[[], None]:
         """Call `hook` with every report from now on; the result takes it away again."""
@@ -170,8 +165,7 @@ class CentralizedErrorHandler:
     @property
     def counts(self) -> Mapping[tuple[str, str], int]:
         """How many errors there were, by type's name and operation; of the 1024 kinds that were seen last."""
-        with self._lock:
-            return {(kind.__qualname__, operation): seen.count for (kind, operation), seen in self._windows.items()}
+        return {(kind.__qualname__, operation): count for (kind, operation), count in self._seen.counts.items()}
 
     async def handle_error(self, error: BaseException, context: ErrorContext | None = None) -> None:
         """Take an error of async code."""
@@ -223,21 +217,8 @@ class CentralizedErrorHandler:
 
     def _admit(self, error: BaseException, context: ErrorContext) -> ErrorReport | None:
         """The report to make, or None when there were enough in this window."""
-        key, now = (type(error), str(context)), self._clock()
-        with self._lock:
-            seen = self._windows.setdefault(key, _Window(now))
-            self._windows.move_to_end(key)
-            if len(self._windows) > _KEYS:
-                self._windows.popitem(last=False)
-            seen.count += 1
-            if now - seen.begun >= self._window:
-                seen.begun, seen.reported = now, 0
-            if seen.reported >= self._limit:
-                seen.suppressed += 1
-                return None
-            seen.reported += 1
-            suppressed, seen.suppressed = seen.suppressed, 0
-        return ErrorReport(error, context, suppressed)
+        suppressed = self._seen.admit((type(error), str(context)))
+        return None if suppressed is None else ErrorReport(error, context, suppressed)
 
     def _handler_for(
         self, error: BaseException, *, sync_only: bool
@@ -247,16 +228,6 @@ class CentralizedErrorHandler:
             if handler is not None and not (sync_only and Kind.of(handler) is Kind.ASYNC):
                 return handler
         return None
-
-
-@dataclass(slots=True)
-class _Window:
-    """What was seen of one kind of error."""
-
-    begun: float
-    count: int = 0
-    reported: int = 0
-    suppressed: int = field(default=0)
 
 
 def _complain(culprit: object, about: BaseException) -> None:

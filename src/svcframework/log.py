@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging import CRITICAL, DEBUG, ERROR, INFO, WARNING
@@ -18,7 +19,7 @@ from svcframework._types import HealthResult, HealthStatus
 from svcframework.errors import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping
     from contextvars import Token
     from types import TracebackType
     from typing import TextIO
@@ -30,6 +31,7 @@ __all__ = [
     "bind_context",
     "configure_logging",
     "context_fields",
+    "diverted",
     "error_fields",
     "first_sight",
     "is_configured",
@@ -247,6 +249,27 @@ def configure_logging(level: Level = "info", *, json: bool | None = None, stream
         cache_logger_on_first_use=False,
     )
     _pipeline.generation += 1
+
+
+@contextmanager
+def diverted(level: Level, stream: TextIO) -> Iterator[None]:
+    """Send every event to `stream`, a line of JSON each, for the length of the block. For tests.
+
+    Args:
+        level: Events below it are dropped.
+        stream: What was configured before is so again afterwards.
+    """
+    structlog = _structlog()
+    before = dict(structlog.get_config()) if structlog.is_configured() else None
+    configure_logging(level, json=True, stream=stream)
+    try:
+        yield
+    finally:
+        if before is None:
+            structlog.reset_defaults()
+        else:
+            structlog.configure(**before)
+        _pipeline.generation += 1
 
 
 def is_configured() -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 import anyio
 
 from svcframework._callables import Kind, argument_names, is_method, parameter_names
+from svcframework._repeats import Repeats
 from svcframework.errors import RegistrationError, ServiceTimeoutError
 from svcframework.log import ServiceLogger, error_fields, first_sight
 from svcframework.metrics import OperationMetrics, ServiceMetrics
@@ -96,6 +97,7 @@ def service_method(
 ) -> Any:
     """Time, count and trace the calls of a method, and log each failure once.
 
+    Of the errors of one type, an instance logs ten per minute and method; the next line says how many were suppressed.
     Counts into `self.metrics` and logs to `self.logger`; a function that has no `self`, or one without metrics,
     counts into metrics of its own (`function.metrics`). A cancelled call is neither a success nor an error. The log
     names the arguments, never their values. Generators are timed from their first item to their end, and have no
@@ -143,7 +145,18 @@ def _check_timeout(target: Any, kind: Kind, timeout: float | None) -> None:
 class _Calls:
     """What the wrappers of one decorated function share; lives as long as the function."""
 
-    __slots__ = ("_method", "_names", "_operation", "_shown", "always", "key", "own", "own_metrics", "timeout")
+    __slots__ = (
+        "_logged",
+        "_method",
+        "_names",
+        "_operation",
+        "_shown",
+        "always",
+        "key",
+        "own",
+        "own_metrics",
+        "timeout",
+    )
 
     def __init__(self, function: Callable[..., Any], operation: str, timeout: float | None) -> None:
         self.timeout = timeout
@@ -155,6 +168,7 @@ class _Calls:
         # Where an instance keeps this operation's metrics. No attribute and no other function can have the name.
         self.key = f"<metrics of {self._shown} {id(self):x}>"
         self.always = None if self._method else self.own
+        self._logged: Repeats[type[BaseException]] = Repeats()
 
     def metrics_of(self, args: tuple[Any, ...]) -> OperationMetrics:
         """Where one call is counted. Slow: asked once per instance, whose `__dict__` keeps the answer under `key`."""
@@ -178,10 +192,22 @@ class _Calls:
             metrics.cancelled += 1
             return
         metrics.error += 1
-        if first_sight(error):
+        if not first_sight(error):
+            return
+        suppressed = self._repeats_of(args).admit(type(error))
+        if suppressed is not None:
             names = argument_names(self._names, args, kwargs)
             fields = {**error_fields(error), "operation": self._operation, "arguments": list(names)}
-            self._logger_of(args).error("service method failed", **fields)
+            held_back = {"suppressed": suppressed} if suppressed else {}
+            self._logger_of(args).error("service method failed", **fields, **held_back)
+
+    def _repeats_of(self, args: tuple[Any, ...]) -> Repeats[type[BaseException]]:
+        """What one instance has logged of this operation's errors, kept beside its metrics."""
+        kept = getattr(args[0], "__dict__", None) if self._method and args else None
+        if not isinstance(kept, dict):
+            return self._logged
+        repeats: Repeats[type[BaseException]] = kept.setdefault(f"{self.key} logged", Repeats())
+        return repeats
 
     def out_of_time(self) -> NoReturn:
         raise ServiceTimeoutError(f"{self._shown}()", self.timeout or 0.0)

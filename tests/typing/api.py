@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import date
-from typing import Any, assert_type
+from pathlib import Path
+from typing import Any, ClassVar, assert_type
 
 from dependency_injector.containers import Container
 from fastapi import FastAPI
@@ -41,7 +43,7 @@ from svcframework.config import SecretUrl
 from svcframework.deadlines import effective_timeout, remaining
 from svcframework.integrations.fastapi import Injected, setup
 from svcframework.retry import RetryBudget
-from svcframework.testing import FaultProxy, ServiceConformance
+from svcframework.testing import FaultConformance, FaultProxy, ServiceConformance, small_disk
 from svcframework.ticks import Tick
 from svcframework_embedded import EmbeddedPostgres
 from svcframework_postgres import PostgresService
@@ -384,12 +386,32 @@ class TestGreetingConformance(ServiceConformance):
     server = "valkey_server"
 
 
+class TestGreetingFaults(FaultConformance):
+    """And what its service stands."""
+
+    service = GreetingService
+    server = "mortal_server"
+    limits: ClassVar[Mapping[str, Any]] = {"timeout": 0.3}
+    limit = 0.3
+    not_applicable: ClassVar[Mapping[str, str]] = {"disk_full": "it has no disk"}
+
+    async def call(self, service: GreetingService, key: str) -> str:
+        return key
+
+    @contextmanager
+    def server_on(self, folder: Path) -> Generator[str]:
+        with small_disk(megabytes=8) as disk:
+            assert_type(disk, Path)
+            yield "redis://localhost"
+
+
 async def faults() -> None:
     """Faults on command."""
     async with FaultProxy("redis://localhost:6379") as proxy:
         assert_type(proxy.port, int)
         async with proxy.during(proxy.black_hole):
             await proxy.pass_on()
+        await proxy.half_open()
 
 
 def time_limits() -> None:

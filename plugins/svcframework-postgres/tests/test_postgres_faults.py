@@ -1,7 +1,6 @@
-"""What callers see when the server dies, hangs, refuses or is slow, and that connections stay in order."""
+"""What callers see when the server dies, hangs or refuses, beyond what FaultConformance asks of every service."""
 
 import asyncio
-import random
 import time
 
 import asyncpg
@@ -17,24 +16,6 @@ from svcframework.errors import (
 from svcframework.testing.faults import FaultProxy
 from svcframework_postgres import PostgresConfig, PostgresService
 from svcframework_postgres.errors import translate
-
-
-async def test_killed_server_is_survived(mortal_postgres):
-    """While it is down calls fail at once with a retryable error; once it is back they work, without a restart."""
-    service = PostgresService(PostgresConfig(pool_max_size=4), server=mortal_postgres)
-    await service.on_startup()
-    await asyncio.gather(*(service.execute_query("SELECT pg_sleep(0.05)") for _ in range(4)))
-    await mortal_postgres.kill()
-    for _ in range(6):
-        with pytest.raises(ConnectionFailedError) as caught:
-            await service.execute_query("SELECT 1")
-        assert caught.value.retryable
-    assert not await service.health_check()
-    await mortal_postgres.relaunch()
-    for _ in range(6):
-        assert (await service.execute_one("SELECT 1 AS n"))["n"] == 1
-    assert await service.health_check()
-    await service.on_shutdown()
 
 
 async def test_call_in_flight_when_the_server_is_killed(mortal_postgres):
@@ -78,7 +59,7 @@ async def test_server_that_never_answers_a_connect():
     started = time.monotonic()
     with pytest.raises(ServiceTimeoutError, match=f"127.0.0.1:{port}/d") as caught:
         await PostgresService(config).on_startup()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 4
     assert "canary" not in str(caught.value)
     for writer in held:
         writer.close()
@@ -105,7 +86,7 @@ async def test_deadline_of_the_caller_holds(database):
     with pytest.raises(DeadlineExceededError):
         with deadline(0.1):
             await database.execute_query("SELECT pg_sleep(20)")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 4
 
 
 async def test_exhausted_pool_is_a_timeout(postgres):
@@ -125,36 +106,6 @@ async def test_exhausted_pool_is_a_timeout(postgres):
     await service.on_shutdown()
 
 
-async def test_cancelled_calls_mix_up_no_answers(database):
-    """After hundreds of calls cancelled anywhere, each answer is still that of its own question."""
-    chance = random.Random(7)
-    wrong = []
-
-    async def ask(number):
-        if chance.random() < 0.3:
-            async with database.transaction() as tx:
-                found = await tx.fetchval("SELECT $1::int", number)
-        else:
-            found = (await database.execute_one("SELECT $1::int AS n", number))["n"]
-        if found != number:
-            wrong.append((number, found))
-
-    for turn in range(30):
-        calls = [asyncio.create_task(ask(turn * 100 + n)) for n in range(12)]
-        for call in chance.sample(calls, 8):
-            for _ in range(chance.randrange(8)):
-                await asyncio.sleep(0)
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-    assert wrong == []
-    await asyncio.sleep(0.1)
-    numbers = database.pool.statistics
-    assert (0, 0) == (numbers.in_use, numbers.waiting)
-    assert numbers.size <= 4
-    await asyncio.gather(*(ask(n) for n in range(20)))
-    assert wrong == []
-
-
 async def test_shutdown_cuts_off_what_does_not_end(postgres):
     """A statement that outlives the stop budget fails, and nothing is left behind."""
     service = PostgresService(PostgresConfig(stop_timeout=0.2, command_timeout=30), server=postgres)
@@ -164,7 +115,7 @@ async def test_shutdown_cuts_off_what_does_not_end(postgres):
         await asyncio.sleep(0)
     started = time.monotonic()
     await service.on_shutdown()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 4
     with pytest.raises(ConnectionFailedError):
         await call
 
@@ -209,7 +160,7 @@ async def faulty(postgres):
         yield service, proxy
         started = time.monotonic()
         await service.on_shutdown()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 4
 
 
 async def _recovers(service):
@@ -219,60 +170,6 @@ async def _recovers(service):
             await asyncio.sleep(0.05)
     answers = await asyncio.gather(*(service.execute_one("SELECT $1::int AS n", n) for n in range(9)))
     assert list(range(9)) == [row["n"] for row in answers]
-
-
-async def test_black_hole_costs_one_limit(faulty):
-    """A server that falls silent costs each call its limit; health says so, and all is well once it speaks again."""
-    service, proxy = faulty
-    await proxy.black_hole()
-    for _ in range(2):
-        started = time.monotonic()
-        with pytest.raises((ServiceTimeoutError, ConnectionFailedError)):
-            await service.execute_query("SELECT 1")
-        assert time.monotonic() - started < 10
-    assert not await service.health_check()
-    await proxy.pass_on()
-    await _recovers(service)
-
-
-async def test_stop_during_a_black_hole_stays_in_budget(faulty):
-    """The fixture measures the stop; here the fault is simply never ended."""
-    service, proxy = faulty
-    await proxy.black_hole()
-    with pytest.raises(ServiceTimeoutError):
-        await service.execute_query("SELECT 1")
-
-
-@pytest.mark.parametrize("fault", ["reset", "refuse"])
-async def test_reset_connections_are_replaced(faulty, fault):
-    """A network that hangs up gives a retryable error at once, then recovers."""
-    service, proxy = faulty
-    await getattr(proxy, fault)()
-    with pytest.raises(ConnectionFailedError) as caught:
-        await service.execute_query("SELECT 1")
-    assert caught.value.retryable
-    await proxy.pass_on()
-    await _recovers(service)
-
-
-async def test_reset_in_mid_answer_gives_no_half_result(faulty):
-    """An answer that breaks off is an error, never a shorter answer."""
-    service, proxy = faulty
-    await proxy.reset_after(5_000)
-    with pytest.raises(ConnectionFailedError):
-        await service.execute_query("SELECT repeat('x', 1000) FROM generate_series(1, 100)", timeout=5)
-    await proxy.pass_on()
-    await _recovers(service)
-
-
-async def test_one_byte_per_second_is_a_timeout(faulty):
-    """A server that trickles is cut off at the limit."""
-    service, proxy = faulty
-    await proxy.slow(1)
-    with pytest.raises(ServiceTimeoutError):
-        await service.execute_query("SELECT 1")
-    await proxy.pass_on()
-    await _recovers(service)
 
 
 async def test_transaction_in_a_black_hole(faulty):

@@ -19,10 +19,9 @@ import secrets
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
-from urllib.parse import urlsplit
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -34,29 +33,14 @@ from svcframework.errors import ServiceFrameworkError
 from svcframework.service import BaseService
 from svcframework.testing._driving import driven, started
 from svcframework.testing._sideeffects import side_effects
+from svcframework.testing._subject import ADDRESS_SETTINGS, FunctionT, Subject, deviates
 from svcframework.testing.faults import FaultProxy
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+__all__ = ["ServiceConformance", "deviates"]
 
 PATIENCE = 5.0  # seconds in which a service must say that its server can't be reached
 RECOVERY = 10.0  # seconds in which health must turn after a fault has ended
 _SLACK = 0.5  # seconds a busy machine may add
-
-
-def deviates(reason: str) -> Callable[[FunctionT], FunctionT]:
-    """Allow a test to replace the inherited one of the same name.
-
-    Args:
-        reason: Why the service can't pass the inherited one; reviewers read it.
-    """
-    if not reason.strip():
-        raise ValueError("a deviation needs a reason")
-
-    def mark(function: FunctionT) -> FunctionT:
-        function.__deviates__ = reason  # type: ignore[attr-defined]  # read below
-        return function
-
-    return mark
 
 
 def _with_server(function: FunctionT) -> FunctionT:
@@ -65,7 +49,7 @@ def _with_server(function: FunctionT) -> FunctionT:
     return function
 
 
-class ServiceConformance:
+class ServiceConformance(Subject):
     """The tests that every service of every plugin passes, on each event loop it supports.
 
     Set `service`, and `server` when the service talks to one; override `make_service` when it needs more. A test
@@ -73,73 +57,11 @@ class ServiceConformance:
     `anyio_backend` fixture, as for any other test.
     """
 
-    service: ClassVar[type[BaseService[Any]]]
-    """The class under test."""
-    server: ClassVar[str | None] = None
-    """The name of a fixture whose value has a `url` or `dsn`; None for a service without a server."""
-    settings: ClassVar[Mapping[str, Any]] = {}
-    """Settings of each service under test, e.g. shorter timeouts."""
-    address_setting: ClassVar[str | None] = None
-    """The setting that takes the address; found by itself when it is `url`, `dsn`, `endpoint` or `base_url`."""
-    distribution: ClassVar[Path | None] = None
-    """The plugin's root, with its pyproject.toml; found from the test file when not given."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in vars(cls):
-            replaced = name.startswith("test_") and hasattr(ServiceConformance, name)
-            if replaced and not hasattr(vars(cls)[name], "__deviates__"):
-                msg = f"{cls.__name__}.{name} replaces a conformance test; give it another name or @deviates('reason')"
-                raise TypeError(msg)
         for name, test in vars(ServiceConformance).items():
             if hasattr(test, "__needs_server__") and name not in vars(cls):
                 setattr(cls, name, test if cls.server is not None else None)  # None: pytest doesn't see it
-
-    # --- what a plugin may override ---------------------------------------------------------------------
-
-    def make_service(self, address: str | None, **settings: Any) -> BaseService[Any]:
-        """A new service, not started.
-
-        Args:
-            address: The server's, or that of a fault proxy before it; None for a service without a server.
-            settings: Further settings; they win.
-        """
-        given: dict[str, Any] = {} if address is None else {self._address_setting(): address}
-        return self.service(self.service.config_type(**{**given, **self.settings, **settings}))
-
-    def without_credentials(self, address: str, secret: str) -> str:
-        """The address with `secret` in the place of its password. For the tests of secrets."""
-        parts = urlsplit(address)
-        user = parts.username or ""
-        return parts._replace(netloc=f"{user}:{secret}@{parts.netloc.rpartition('@')[2]}").geturl()
-
-    # --- fixtures ---------------------------------------------------------------------------------------
-
-    @pytest.fixture
-    def address(self, request: pytest.FixtureRequest) -> str | None:
-        """Where the server is."""
-        if self.server is None:
-            return None
-        handle = request.getfixturevalue(self.server)
-        found = handle if isinstance(handle, str) else getattr(handle, "url", None) or getattr(handle, "dsn", None)
-        assert isinstance(found, str), f"the fixture {self.server!r} gives neither a text nor a `url` or `dsn`"
-        return found
-
-    @pytest.fixture
-    def server_address(self, address: str | None) -> str:
-        """Where the server is, for tests that are only there when there is one."""
-        assert address is not None
-        return address
-
-    @pytest.fixture
-    def root(self, request: pytest.FixtureRequest) -> Path:
-        """The plugin's own directory."""
-        if self.distribution is not None:
-            return self.distribution
-        for folder in request.path.parents:
-            if (folder / "pyproject.toml").is_file():
-                return folder
-        pytest.fail(f"no pyproject.toml above {request.path}; set `distribution`")
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -328,21 +250,13 @@ class ServiceConformance:
 
     # --- helpers ----------------------------------------------------------------------------------------
 
-    def _address_setting(self) -> str:
-        fields = self.service.config_type.model_fields
-        for name in (self.address_setting, "url", "dsn", "endpoint", "base_url"):
-            if name is not None and name in fields:
-                return name
-        msg = f"{self.service.config_type.__name__} has no setting for an address; set `address_setting`"
-        raise TypeError(msg)
-
     def _secret_settings(self, canary: str, address: str | None) -> dict[str, Any]:
         """Each secret setting with the canary as its value; addresses have it as their password."""
         url = self.without_credentials(address or "http://user@localhost", canary)
         found: dict[str, Any] = {}
         for name, field in self.service.config_type.model_fields.items():
             kinds = list(_kinds(field.annotation))
-            is_address = name == self.address_setting or name in {"url", "dsn", "endpoint", "base_url"}
+            is_address = name == self.address_setting or name in ADDRESS_SETTINGS
             if SecretUrl in kinds or (SecretStr in kinds and is_address):
                 found[name] = url
             elif SecretStr in kinds:

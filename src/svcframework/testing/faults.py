@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, UNIXSocketStream
 
 from svcframework.errors import IllegalStateError
 
@@ -36,6 +36,7 @@ _DEFAULT_PORTS = {
     "nats": 4222,
     "amqp": 5672,
 }
+_QUEUE_FULL = 0.005  # seconds until a unix socket whose server has too many waiting is asked again
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
@@ -43,8 +44,12 @@ _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 class Fault:
     """What the network does: a kind, and its amount in seconds, bytes, or bytes per second."""
 
-    kind: Literal["pass", "latency", "black_hole", "refuse", "reset", "reset_after", "slow"] = "pass"
+    kind: Literal["pass", "latency", "black_hole", "half_open", "refuse", "reset", "reset_after", "slow"] = "pass"
     amount: float = 0.0
+
+    def holds_back(self, *, answers: bool) -> bool:
+        """Nothing gets through in this direction: of the questions, or of the answers."""
+        return self.kind == "black_hole" or (self.kind == "half_open" and answers)
 
 
 @dataclass(eq=False, slots=True)
@@ -136,6 +141,10 @@ class FaultProxy:
     async def black_hole(self) -> None:
         """Accept connections and data, and let nothing through."""
         await self._switch(Fault("black_hole"))
+
+    async def half_open(self) -> None:
+        """Let questions through to the server, and no answer back: half of each connection is dead."""
+        await self._switch(Fault("half_open"))
 
     async def refuse(self) -> None:
         """Refuse new connections and reset the open ones: the server's machine is up, the server isn't."""
@@ -274,7 +283,7 @@ class FaultProxy:
                 try:
                     data = await source.receive()
                 except anyio.EndOfStream:
-                    while self._fault.kind == "black_hole":
+                    while self._fault.holds_back(answers=answers):
                         await self._changed.wait()
                     await sink.send_eof()
                     return
@@ -287,7 +296,7 @@ class FaultProxy:
             await anyio.sleep(self._fault.amount)
         while data:
             fault, piece = self._fault, data
-            if fault.kind == "black_hole":
+            if fault.holds_back(answers=answers):
                 await self._changed.wait()
                 continue
             if fault.kind == "slow":
@@ -308,8 +317,25 @@ class FaultProxy:
 
 async def _connect(target: Target) -> SocketStream:
     if isinstance(target, Path):
-        return await anyio.connect_unix(target)
+        return await _connect_unix(target)
     return await anyio.connect_tcp(*target)
+
+
+async def _connect_unix(path: Path) -> UNIXSocketStream:
+    """Connect as anyio does, whose own leaves the loop a failing callback when cut off while the queue is full."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.setblocking(False)  # noqa: FBT003 - its only form
+    try:
+        while True:
+            try:
+                raw.connect(str(path))
+            except BlockingIOError:
+                await anyio.sleep(_QUEUE_FULL)
+            else:
+                return await UNIXSocketStream.from_socket(raw)
+    except BaseException:
+        raw.close()
+        raise
 
 
 def _linger_not(stream: SocketStream) -> None:

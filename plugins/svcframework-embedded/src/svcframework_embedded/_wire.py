@@ -159,6 +159,32 @@ async def greet_valkey(address: Address, credentials: Sequence[str] = ()) -> Non
         raise ConnectionFailedError(f"the server at {address} doesn't serve yet: {reason}")
 
 
+async def command_valkey(address: Address, credentials: Sequence[str], commands: Sequence[Sequence[str]]) -> None:
+    """Run commands on a server.
+
+    Args:
+        address: Where it is.
+        credentials: As for `greet_valkey`.
+        commands: Each must answer with one line.
+
+    Raises:
+        DatabaseError: It refused one.
+        ConnectionFailedError: It can't be reached or hung up.
+    """
+    sent = [["AUTH", *credentials], *commands] if credentials else list(commands)
+    stream = await address.connect()
+    async with stream:
+        receiver = BufferedByteReceiveStream(stream)
+        try:
+            await stream.send(b"".join(map(_array, sent)))
+            answers = [await receiver.receive_until(b"\r\n", 1024) for _ in sent]
+        except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound) as error:
+            raise ConnectionFailedError(f"the server at {address} hung up") from error
+    for answer, words in zip(answers, sent, strict=True):
+        if answer.startswith(b"-"):
+            raise DatabaseError(f"{words[0]} at {address}: {answer[1:].decode(errors='replace')}")
+
+
 def _array(words: Sequence[str]) -> bytes:
     parts = [word.encode() for word in words]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)

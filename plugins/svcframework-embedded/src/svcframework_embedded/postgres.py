@@ -190,6 +190,21 @@ class EmbeddedPostgres(
     async def _query(self, sql: str) -> int:
         return await query_postgres(self._address(), sql, user=self.config.user, database="postgres")
 
+    async def change_password(self, password: str | None = None) -> None:
+        """Change what the server takes for the superuser's password, and end every session; `dsn` stays as it is.
+
+        Args:
+            password: The new one; the one in `dsn` when not given.
+
+        Raises:
+            ConnectionFailedError: The server doesn't run.
+        """
+        user = self.config.user
+        password = self._password if password is None else password
+        await self._query(f"ALTER ROLE {_identifier(user)} PASSWORD {_literal(password)}")
+        sessions = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        await self._query(f"SELECT pg_terminate_backend(pid) {sessions}")
+
     def _stop_steps(self, seconds: float) -> list[tuple[signal.Signals, float]]:
         # fast: sessions end, a checkpoint is written; immediate: neither, and recovery at the next start
         return [(signal.SIGINT, seconds * 0.7), (signal.SIGQUIT, seconds * 0.3)]

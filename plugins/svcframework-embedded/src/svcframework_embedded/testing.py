@@ -5,6 +5,7 @@ They are plain (not async) fixtures, so tests of every kind can use them, on any
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,19 @@ class ServerHandle:
         """Kill it with SIGKILL; returns when it is dead."""
         self._portal.call(self.server.kill)
 
+    @contextmanager
+    def rotated_password(self) -> Iterator[None]:
+        """For the length of a block the server takes another password than the one in its address.
+
+        Every connection is ended at the beginning.
+        """
+        change = getattr(self.server, "change_password")  # noqa: B009 - the base class has none
+        self._portal.call(change, secrets.token_hex(8))
+        try:
+            yield
+        finally:
+            self._portal.call(change)
+
     def restart(self) -> None:
         """Start it again on the same port and data, stopping it first if it runs; returns when it serves."""
         self._portal.call(self.server.relaunch)
@@ -91,23 +105,45 @@ def served(server: EmbeddedServer[Any]) -> Iterator[BlockingPortal]:
         yield portal
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresHandle]:
-    """A throwaway PostgreSQL for the whole test run, with a `dsn`; tests may kill and restart it."""
+@contextmanager
+def own_postgres(**settings: Any) -> Iterator[PostgresHandle]:
+    """A throwaway PostgreSQL for the length of a block: for tests that kill it, or that need settings of their own.
+
+    Args:
+        **settings: Those of `EmbeddedPostgresConfig`.
+    """
     from svcframework_embedded.config import EmbeddedPostgresConfig  # noqa: PLC0415 - see above
     from svcframework_embedded.postgres import EmbeddedPostgres  # noqa: PLC0415 - see above
 
-    server = EmbeddedPostgres(EmbeddedPostgresConfig())
+    server = EmbeddedPostgres(EmbeddedPostgresConfig(**settings))
     with served(server) as portal:
         yield PostgresHandle(server, portal)
+
+
+@contextmanager
+def own_valkey(**settings: Any) -> Iterator[ValkeyHandle]:
+    """A throwaway Valkey for the length of a block; see `own_postgres`.
+
+    Args:
+        **settings: Those of `EmbeddedValkeyConfig`.
+    """
+    from svcframework_embedded.config import EmbeddedValkeyConfig  # noqa: PLC0415 - see above
+    from svcframework_embedded.valkey import EmbeddedValkey  # noqa: PLC0415 - see above
+
+    server = EmbeddedValkey(EmbeddedValkeyConfig(**settings))
+    with served(server) as portal:
+        yield ValkeyHandle(server, portal)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresHandle]:
+    """A throwaway PostgreSQL for the whole test run, with a `dsn`; tests may kill and restart it."""
+    with own_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyHandle]:
     """A throwaway Valkey for the whole test run, with a `url`; tests may kill and restart it."""
-    from svcframework_embedded.config import EmbeddedValkeyConfig  # noqa: PLC0415 - see above
-    from svcframework_embedded.valkey import EmbeddedValkey  # noqa: PLC0415 - see above
-
-    server = EmbeddedValkey(EmbeddedValkeyConfig())
-    with served(server) as portal:
-        yield ValkeyHandle(server, portal)
+    with own_valkey() as server:
+        yield server

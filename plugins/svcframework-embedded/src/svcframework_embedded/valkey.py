@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from svcframework import Restart
 from svcframework_embedded._binaries import valkey_server
-from svcframework_embedded._wire import Address, greet_valkey
+from svcframework_embedded._wire import Address, command_valkey, greet_valkey
 from svcframework_embedded.config import EmbeddedValkeyConfig
 from svcframework_embedded.server import EmbeddedServer
 
@@ -28,6 +28,8 @@ class EmbeddedValkey(
 
     product: ClassVar[str] = "Valkey"
     last_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    _taken = ""  # the password that the running server takes, when it isn't the one in `url`
 
     @property
     def url(self) -> str:
@@ -63,6 +65,7 @@ class EmbeddedValkey(
 
     async def _command(self) -> list[str | Path]:
         path = self._started(self._scratch) / "valkey.conf"
+        self._taken = ""
         await anyio.to_thread.run_sync(self._write_config, path)  # not as arguments, which everybody can see
         return [self._program, path]
 
@@ -96,6 +99,19 @@ class EmbeddedValkey(
             return [self._password] if self.config.transport == "tcp" else []
         parts = urlsplit(self.url)
         return [unquote(part) for part in (parts.username, parts.password) if part] if parts.password else []
+
+    async def change_password(self, password: str | None = None) -> None:
+        """Change the password that the server takes, and end every connection; `url` stays as it is.
+
+        Args:
+            password: The new one; the one in `url` when not given.
+
+        Raises:
+            ConnectionFailedError: The server doesn't run.
+        """
+        known, self._taken = self._taken or self._password, password or self._password
+        commands = [["CONFIG", "SET", "requirepass", self._taken], ["CLIENT", "KILL", "TYPE", "normal"]]
+        await command_valkey(self._address(), [known], commands)
 
     def _stop_steps(self, seconds: float) -> list[tuple[signal.Signals, float]]:
         return [(signal.SIGTERM, seconds)]

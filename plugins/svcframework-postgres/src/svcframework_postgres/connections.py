@@ -10,7 +10,10 @@ import asyncpg
 import msgspec
 from pydantic import BaseModel
 
+from svcframework_postgres import upgrade
 from svcframework_postgres.errors import translated
+
+upgrade.install()
 
 _JSONB_VERSION = b"\x01"  # the first byte of the binary format of jsonb
 
