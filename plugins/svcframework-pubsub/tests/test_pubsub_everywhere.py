@@ -20,6 +20,7 @@ from svcframework_pubsub import (
     SubscriptionOverflowError,
 )
 
+ONE_SERVER = ["memory", "postgres", "redis", "nats"]  # two servers hear a name no other way than each alone
 ODD_NAMES = ["runs:1", "Zähler", "a b", 'x"; DROP TABLE y; --', "a*b?[c]", "svc:any", "r" * 200, "ü" * 100, "'", "\\"]
 
 
@@ -89,6 +90,7 @@ async def test_envelope_carries_id_time_trace_and_version(pubsub):
     assert 0 < first.time <= second.time == third.time
 
 
+@pytest.mark.parametrize("backend", ONE_SERVER, indirect=True)
 @pytest.mark.parametrize("name", ODD_NAMES)
 async def test_any_name_is_a_channel(pubsub, name):
     """Names are data: quotes, wildcards, spaces and length change nothing, and no two names are one channel."""
@@ -101,15 +103,16 @@ async def test_any_name_is_a_channel(pubsub, name):
     assert (name, "right") == (message.channel, message.payload)
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "x" * 256, "\ud800", None])
-async def test_bad_name_is_refused(pubsub, name):
+async def test_bad_name_is_refused(pubsub):
     """What some backend could not carry is refused on all of them, before anything is sent."""
-    with pytest.raises(ChannelNameError):
-        await pubsub.publish(name, 1)
-    with pytest.raises(ChannelNameError):
-        pubsub.subscribe(name)
+    for name in ["", "a\0b", "a\nb", "x" * 256, "\ud800", None]:
+        with pytest.raises(ChannelNameError):
+            await pubsub.publish(name, 1)
+        with pytest.raises(ChannelNameError):
+            pubsub.subscribe(name)
 
 
+@pytest.mark.parametrize("backend", ONE_SERVER, indirect=True)
 @pytest.mark.parametrize(
     ("pattern", "fitting", "unfitting"),
     [

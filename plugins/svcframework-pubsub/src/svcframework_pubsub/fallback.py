@@ -88,8 +88,9 @@ class FallbackBackend:
 
     async def close(self) -> None:
         """Disconnect from both."""
-        await self._primary.close()
-        await self._secondary.close()
+        async with anyio.create_task_group() as both:
+            both.start_soon(self._primary.close)
+            both.start_soon(self._secondary.close)
 
     # --- publishing -------------------------------------------------------------------------------------
 

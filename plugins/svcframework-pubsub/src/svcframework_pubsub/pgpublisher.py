@@ -14,7 +14,7 @@ from svcframework_pubsub.notifying import PUBLISH, PUBLISH_TO_ONE, PUBLISH_TO_PA
 
 _MAX_BATCH = 5_000  # messages of one statement, about
 _READ_ONLY = "25006"
-_CLOSE_TIMEOUT = 0.3  # seconds for the farewell of a connection
+_CLOSE_TIMEOUT = 0.1  # seconds for the farewell of a connection
 
 
 class _Batch:

@@ -88,8 +88,9 @@ class PostgresBackend:
         for task in tasks:
             await task.end()
         self._behind.clear()
-        await self._listener.close()
-        await self._publisher.close()
+        async with anyio.create_task_group() as both:
+            both.start_soon(self._listener.close)
+            both.start_soon(self._publisher.close)
 
     # --- publishing -------------------------------------------------------------------------------------
 

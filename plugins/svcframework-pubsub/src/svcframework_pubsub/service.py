@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_DRAIN_SHARE = 0.3  # of the time that a stop may take
+
 
 class PubSubService(BaseService[PubSubConfig]):
     """Messages by channel, between processes or within one; lives as long as its host.
@@ -114,7 +116,7 @@ class PubSubService(BaseService[PubSubConfig]):
 
     async def on_shutdown(self) -> None:
         """Let callbacks catch up for `drain_timeout`, end every subscription, and disconnect."""
-        with anyio.move_on_after(self.config.drain_timeout):
+        with anyio.move_on_after(min(self.config.drain_timeout, self.config.stop_timeout * _DRAIN_SHARE)):
             async with anyio.create_task_group() as tasks:
                 for worker in [*self._callbacks, *self._groups]:
                     tasks.start_soon(worker.drain if not isinstance(worker, GroupSubscription) else worker.close)
