@@ -65,8 +65,12 @@ class Backend(Protocol):
         """Read on."""
         ...
 
-    async def check(self) -> Condition:
-        """How it is, by asking the server."""
+    async def check(self, timeout: float) -> Condition:  # noqa: ASYNC109 - part of the protocol
+        """How it is, by asking the server.
+
+        Args:
+            timeout: Seconds after which the caller cancels, and takes it for ill in all parts.
+        """
         ...
 
 

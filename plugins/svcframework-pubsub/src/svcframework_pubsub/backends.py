@@ -113,7 +113,7 @@ class Assembly:
         return FallbackBackend(
             self._redis,
             lambda: self._postgres(self._config.fallback_url),
-            self._router.topics,
+            self._router,
             timeout=self._config.timeout,
             report=self._report,
         )

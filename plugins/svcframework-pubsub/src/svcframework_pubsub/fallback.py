@@ -8,7 +8,7 @@ is delivered once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
@@ -29,6 +29,7 @@ from svcframework_pubsub.sparse import Sparse
 if TYPE_CHECKING:
     from svcframework_pubsub.collaborators import Transaction
     from svcframework_pubsub.groups import GroupTerms
+    from svcframework_pubsub.router import Router
 
 TROUBLE = (ExternalServiceError, ServiceTimeoutError, ServiceUnavailableError)
 """Errors after which another way is worth a try."""
@@ -45,7 +46,7 @@ class FallbackBackend:
     Args:
         primary: Makes the first choice, not opened; called again until it works.
         secondary: Makes the other one.
-        wanted: What is subscribed to now.
+        router: Who subscribes to what.
         timeout: Seconds a publish may take.
         report: Logs now and then.
     """
@@ -56,13 +57,13 @@ class FallbackBackend:
         self,
         primary: Make,
         secondary: Make,
-        wanted: Callable[[], Iterable[Topic]],
+        router: Router,
         *,
         timeout: float,
         report: Sparse,
     ) -> None:
-        self._primary = _Side("redis", primary, wanted, report)
-        self._secondary = _Side("postgres", secondary, wanted, report)
+        self._primary = _Side("redis", primary, router, report, limit=timeout * _SHARE)
+        self._secondary = _Side("postgres", secondary, router, report, limit=timeout * (1 - _SHARE))
         self._timeout, self._report = timeout, report
         self.diverted = 0
         """Messages that went the second way."""
@@ -160,11 +161,19 @@ class FallbackBackend:
         Raises:
             ServiceFrameworkError: Neither can be listened on.
         """
-        errors = [error for side in (self._primary, self._secondary) if (error := await side.subscribe(topic))]
+        errors: dict[_Side, Exception] = {}
+
+        async def listen(side: _Side) -> None:
+            if (error := await side.subscribe(topic)) is not None:
+                errors[side] = error
+
+        async with anyio.create_task_group() as both:
+            both.start_soon(listen, self._primary)
+            both.start_soon(listen, self._secondary)
         if len(errors) > 1:
             for side in (self._primary, self._secondary):
                 side.forget(topic)
-            raise errors[0]
+            raise errors[self._secondary] from errors[self._primary]
 
     async def unsubscribe(self, topic: Topic) -> None:
         """Stop on both."""
@@ -186,12 +195,12 @@ class FallbackBackend:
 
     # --- health -----------------------------------------------------------------------------------------
 
-    async def check(self) -> Condition:
+    async def check(self, timeout: float) -> Condition:  # noqa: ASYNC109 - as the protocol has it
         """Well with both; strained with one."""
         found: dict[str, Condition] = {}
 
         async def ask(side: _Side) -> None:
-            found[side.name] = await side.check()
+            found[side.name] = await side.check(timeout)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask, self._primary)
@@ -219,13 +228,14 @@ def _is_well(condition: Condition) -> bool:
 class _Side:
     """One of the two: opened again and again until it works, and caught up with what it missed."""
 
-    def __init__(self, name: str, make: Make, wanted: Callable[[], Iterable[Topic]], report: Sparse) -> None:
+    def __init__(self, name: str, make: Make, router: Router, report: Sparse, *, limit: float) -> None:
         self.name = name
         self.backend: Backend | None = None
         self.is_up = False
         """The last publish, or the last look since one failed, went well."""
-        self._make, self._wanted, self._report = make, wanted, report
+        self._make, self._router, self._report, self._limit = make, router, report, limit
         self._live: set[Topic] = set()
+        self._late: dict[Topic, float] = {}  # since when it is wanted in vain
         self._keeper: Background | None = None
         self._wake = anyio.Event()
         self._changing = anyio.Lock()
@@ -260,32 +270,45 @@ class _Side:
         self._wake.set()
 
     async def subscribe(self, topic: Topic) -> Exception | None:
-        """The error that was in the way, if one was; then it is tried again."""
-        if self.backend is None:
-            return ConnectionFailedError(f"subscribe on {self.name}: it is away")
-        try:
-            async with self._changing:
-                if topic not in self._live:
-                    await self.backend.subscribe(topic)
-                    self._live.add(topic)
-        except TROUBLE as error:
-            self._wake.set()
-            return error
-        return None
+        """The error that was in the way, if one was; then it is tried again, and its subscribers told of the gap."""
+        error: Exception = ConnectionFailedError(f"subscribe on {self.name}: it is away")
+        if self.is_up:  # else there is no use in waiting for it
+            try:
+                with anyio.move_on_after(self._limit):
+                    await self._listen(topic)
+                    return None
+                error = ServiceTimeoutError(f"subscribe on {self.name}", self._limit)
+            except TROUBLE as trouble:
+                error = trouble
+        self._late.setdefault(topic, anyio.current_time())
+        self._wake.set()
+        return error
+
+    async def _listen(self, topic: Topic) -> None:
+        async with self._changing:
+            if topic not in self._live and self.backend is not None:
+                await self.backend.subscribe(topic)
+                self._live.add(topic)
 
     def forget(self, topic: Topic) -> None:
         self._live.discard(topic)
+        self._late.pop(topic, None)
 
     async def unsubscribe(self, topic: Topic) -> None:
+        self._late.pop(topic, None)
+        if topic not in self._live:
+            return
+        self._live.discard(topic)
         async with self._changing:
-            self._live.discard(topic)
-            if self.backend is not None:
+            if self.backend is not None and topic not in self._live:
                 await self.backend.unsubscribe(topic)
 
-    async def check(self) -> Condition:
+    async def check(self, limit: float) -> Condition:
         if self.backend is None:
             return Condition(publishes=False, listens=False, message="away since the start")
-        return await self.backend.check()
+        with anyio.move_on_after(limit):
+            return await self.backend.check(limit)
+        return Condition(publishes=False, listens=False, message=f"no answer within {limit:.3g} s")
 
     async def _keep(self) -> None:
         while True:
@@ -302,12 +325,22 @@ class _Side:
         if self.backend is None:
             await self.open()
             self._report(f"{self.name} is there now")
-        for topic in set(self._wanted()) - self._live:
-            if (error := await self.subscribe(topic)) is not None:
-                raise error
-        if not self.is_up and self.backend is not None:
-            condition = await self.backend.check()
+        if not self.is_up:
+            condition = await self.check(self._limit)
             if not condition.publishes:
                 raise ConnectionFailedError(condition.message)
+        while missing := set(self._router.topics()) - self._live:  # some may have come meanwhile
+            await self._catch_up(missing.pop())
+        if not self.is_up:
             self.is_up = True
             self._report(f"{self.name} is back")
+
+    async def _catch_up(self, topic: Topic) -> None:
+        """Listen to a topic here too; whoever has listened to it for longer may have missed something."""
+        with anyio.move_on_after(self._limit) as limit:
+            await self._listen(topic)
+        if limit.cancelled_caught:
+            raise ServiceTimeoutError(f"subscribe on {self.name}", self._limit)
+        since = self._late.pop(topic, None)
+        if since is not None:
+            self._router.deaf(anyio.current_time() - since, topic)

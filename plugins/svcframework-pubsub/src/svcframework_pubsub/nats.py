@@ -109,11 +109,13 @@ class NatsBackend:
                         reconnect_time_wait=config.reconnect_delay,  # type: ignore[arg-type]  # same
                         ping_interval=config.heartbeat_interval,  # type: ignore[arg-type]  # same
                         max_outstanding_pings=1,
-                        max_reconnect_attempts=-1,
+                        allow_reconnect=False,  # at the start a failure is told and not tried again for ever
+                        max_reconnect_attempts=1,
                         pending_size=-1,  # never kept while away: publishers are told
                     )
             except TimeoutError:
                 raise (last[-1] if last else TimeoutError()) from None
+        self._client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
         self._flusher = Background(self._flush, name="pubsub: flush to NATS")
 
     async def close(self) -> None:
@@ -262,7 +264,7 @@ class NatsBackend:
 
     # --- health -----------------------------------------------------------------------------------------
 
-    async def check(self) -> Condition:
+    async def check(self, timeout: float) -> Condition:  # noqa: ARG002, ASYNC109 - the caller keeps it
         """A question on the one connection, which both publishes and listens."""
         try:
             with translated("check NATS", self._config.timeout):

@@ -219,7 +219,7 @@ class PostgresBackend:
 
     # --- health -----------------------------------------------------------------------------------------
 
-    async def check(self) -> Condition:
+    async def check(self, timeout: float) -> Condition:  # noqa: ARG002, ASYNC109 - the caller keeps it
         """Ask on the connection that publishes; the heartbeat asks on the one that listens."""
         usage = self._listener.queue_usage
         details = {"notification_queue": round(usage, 4)}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
-from svcframework.errors import ServiceFrameworkError
+from svcframework.background import Background
+from svcframework.errors import ConnectionFailedError, ServiceFrameworkError
 from svcframework_pubsub.backend import Condition, GroupSource
 from svcframework_pubsub.channels import Topic, superset
 from svcframework_pubsub.collaborators import Redis
@@ -76,6 +77,8 @@ class RedisBackend:
 
     async def subscribe(self, topic: Topic) -> None:
         """Return when the server reports what is published on a topic."""
+        if self._subscriber is None:
+            raise ConnectionFailedError("subscribe on Redis: the service was stopped")
         if not topic.is_pattern:
             word = topic.name.encode()
             self._names[word] = topic.name
@@ -115,11 +118,15 @@ class RedisBackend:
         """Subscribe, or leave nothing behind."""
         try:
             await subscribe(word)
-        except ServiceFrameworkError:
+        except BaseException:
             self._names.pop(word, None)
             self._patterns.pop(word, None)
-            with contextlib.suppress(ServiceFrameworkError):
-                await unsubscribe(word)
+
+            async def forget() -> None:
+                with contextlib.suppress(ServiceFrameworkError):
+                    await unsubscribe(word)
+
+            Background(forget, name="pubsub: forget a subscription")  # which may take as long as this has taken
             raise
 
     def _heard(self, pattern: bytes | None, channel: bytes, data: bytes) -> None:
@@ -132,7 +139,7 @@ class RedisBackend:
 
     # --- health -----------------------------------------------------------------------------------------
 
-    async def check(self) -> Condition:
+    async def check(self, timeout: float) -> Condition:  # noqa: ARG002, ASYNC109 - the caller keeps it
         """`PING` on the connection that publishes; the heartbeat asks on the one that listens."""
         listens = self._subscriber is not None and bool(self._subscriber.is_connected)
         try:

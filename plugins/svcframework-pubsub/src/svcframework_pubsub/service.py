@@ -138,7 +138,7 @@ class PubSubService(BaseService[PubSubConfig]):
             return HealthResult.unhealthy("not started")
         found = Condition(publishes=False, listens=False, message="timeout")
         with anyio.move_on_after(self.config.health_check_timeout * 0.9):
-            found = await self._backend.check()
+            found = await self._backend.check(self.config.health_check_timeout * 0.8)
         details = {
             "backend": self._backend.name,
             "topics": len(self._router.topics()),
