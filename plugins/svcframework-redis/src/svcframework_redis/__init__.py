@@ -9,9 +9,12 @@ if TYPE_CHECKING:
     from svcframework_redis.cache import CacheService
     from svcframework_redis.config import CacheConfig, RedisConfig
     from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
+    from svcframework_redis.limiter import RateLimiter, RateWindow
+    from svcframework_redis.lock import RedisLock
     from svcframework_redis.service import HasUrl, RedisService
     from svcframework_redis.subscriber import RedisSubscriber
     from svcframework_redis.sync import get_redis_client
+    from svcframework_redis.transaction import RedisTransaction
     from svcframework_redis.transport import RedisStatistics
 
 __all__ = [
@@ -20,11 +23,15 @@ __all__ = [
     "HasUrl",
     "LockLostError",
     "LockNotAcquiredError",
+    "RateLimiter",
+    "RateWindow",
     "RedisCache",
     "RedisConfig",
+    "RedisLock",
     "RedisService",
     "RedisStatistics",
     "RedisSubscriber",
+    "RedisTransaction",
     "TransactionConflictError",
     "get_redis_client",
 ]
@@ -35,11 +42,15 @@ _HOME = {
     "HasUrl": "service",
     "LockLostError": "errors",
     "LockNotAcquiredError": "errors",
+    "RateLimiter": "limiter",
+    "RateWindow": "limiter",
     "RedisCache": "backend",
     "RedisConfig": "config",
+    "RedisLock": "lock",
     "RedisService": "service",
     "RedisStatistics": "transport",
     "RedisSubscriber": "subscriber",
+    "RedisTransaction": "transaction",
     "TransactionConflictError": "errors",
     "get_redis_client": "sync",
 }

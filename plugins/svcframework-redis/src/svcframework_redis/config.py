@@ -24,6 +24,10 @@ class RedisConfig(ServiceConfig, prefix="redis"):
     db: int = Field(default=0, ge=0, description="Database number.")
     username: str | None = Field(default=None, description="ACL user.")
     password: SecretStr | None = Field(default=None, description="Password, used when the address holds none.")
+    sentinel_username: str | None = Field(default=None, description="ACL user at the sentinels.")
+    sentinel_password: SecretStr | None = Field(
+        default=None, description="Password at the sentinels; that of the address is the master's."
+    )
     ssl: bool = Field(default=False, description="Whether to use TLS with `host`.")
     timeout: float = Field(default=2.0, gt=0, description="Seconds one command may take, waiting included.")
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds to open one connection.")

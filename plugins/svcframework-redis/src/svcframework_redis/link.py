@@ -254,7 +254,7 @@ class Link(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The server has hung up: no command is sent here any more."""
-        self.is_open = False
+        self.is_open = self.has_room = False
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
