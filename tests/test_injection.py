@@ -508,3 +508,23 @@ def test_source_is_forgotten_with_its_function() -> None:
         declare()
     gc.collect()
     assert before == count()
+
+
+async def test_attributes_of_a_service_are_its_own() -> None:
+    """What the host needs to inject into methods lies beside an attribute that the author calls `_space`."""
+
+    class Keys(BaseService):
+        def __init__(self) -> None:
+            super().__init__()
+            self._space = "mine"
+
+        @inject_service
+        async def look(self, *, cache: Cache = INJECTED) -> tuple[str, Cache]:
+            return self._space, cache
+
+    class Both(ServiceContainer):
+        cache = providers.Service(Cache)
+        keys = providers.Service(Keys)
+
+    async with ServiceHost(Both) as host:
+        assert ("mine", host[Cache]) == await host[Keys].look()

@@ -327,7 +327,7 @@ class Composition:
     def _attach(self, service: BaseService[Any], name: str) -> None:
         service.name = name
         service.host = cast("ServiceHost", self)
-        service.__dict__["_space"] = self._resolver.space
+        service.__dict__["_host_space"] = self._resolver.space
 
     @contextmanager
     def _settings(self) -> Iterator[None]:

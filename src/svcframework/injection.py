@@ -296,8 +296,8 @@ class Injection:
         bodies = {"main": self._body(words["MAIN"]), "plan": self._plan_body(words["MAIN"])}
         first = self.layout.first
         if first is not None:
-            bodies["owner"] = self._body(f"{first}._space")
-            bodies["owner_plan"] = self._plan_body(f"{first}._space")
+            bodies["owner"] = self._body(f"{first}._host_space")
+            bodies["owner_plan"] = self._plan_body(f"{first}._host_space")
         for kind, body in bodies.items():
             lines = [f"def wrapper({self.layout.header}):", *body, f" {', '.join(constants)}"]
             made = build(lines, "wrapper", constants, label=f"injection of {self.function.__qualname__}")
@@ -378,7 +378,7 @@ class Injection:
 
     def _resolver(self, given: Mapping[str, Any], missing: list[str]) -> Resolver:
         owner = given.get(self.layout.first or "") if self.is_owned else None
-        space = getattr(owner, "_space", None)
+        space = getattr(owner, "_host_space", None)
         if isinstance(space, Namespace):
             return cast("Resolver", space.__dict__["_resolver"])
         resolver = current_resolver()

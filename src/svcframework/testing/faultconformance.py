@@ -65,6 +65,7 @@ class FaultConformance(Cancelling):
     async def test_network_cuts_an_answer(self, server_address: str) -> None:
         """An answer that breaks off is an error, never a shorter answer."""
         with self._trial("reset_in_answer") as trial:
+            trial.more_lines = self.log_limit // 2  # for a second life
             async with self._observed(trial, server_address), FaultProxy(server_address) as proxy:
                 address = proxy.through(server_address)
                 async with self._staged(trial, address) as stage:

@@ -1,36 +1,59 @@
-"""PostgreSQL for svcframework, on asyncpg: a pool with deadlines, transactions and errors of ours."""
+"""PostgreSQL for svcframework, on asyncpg: pools with deadlines, transactions, COPY, streams and errors of ours."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svcframework_postgres.codecs import Codec
     from svcframework_postgres.config import PostgresConfig
+    from svcframework_postgres.connections import Connection
+    from svcframework_postgres.copying import CopyOptions
+    from svcframework_postgres.errors import TransactionConflictError, TransactionOutcomeUnknownError
     from svcframework_postgres.identifiers import Identifier
-    from svcframework_postgres.pool import PoolStatistics, PostgresPool
-    from svcframework_postgres.service import AuroraService, HasDsn, PostgresService
+    from svcframework_postgres.manager import ConnectionManager, HasDsn, PoolHealth
+    from svcframework_postgres.pool import PostgresPool
+    from svcframework_postgres.poolstatistics import PoolStatistics
+    from svcframework_postgres.service import AuroraService, PostgresService
+    from svcframework_postgres.streaming import PostgresStream
     from svcframework_postgres.transaction import PostgresTransaction
 
 __all__ = [
     "AuroraService",
+    "Codec",
+    "Connection",
+    "ConnectionManager",
+    "CopyOptions",
     "HasDsn",
     "Identifier",
+    "PoolHealth",
     "PoolStatistics",
     "PostgresConfig",
     "PostgresPool",
     "PostgresService",
+    "PostgresStream",
     "PostgresTransaction",
+    "TransactionConflictError",
+    "TransactionOutcomeUnknownError",
 ]
 
 _HOME = {
     "AuroraService": "service",
-    "HasDsn": "service",
+    "Codec": "codecs",
+    "Connection": "connections",
+    "ConnectionManager": "manager",
+    "CopyOptions": "copying",
+    "HasDsn": "manager",
     "Identifier": "identifiers",
-    "PoolStatistics": "pool",
+    "PoolHealth": "manager",
+    "PoolStatistics": "poolstatistics",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
     "PostgresService": "service",
+    "PostgresStream": "streaming",
     "PostgresTransaction": "transaction",
+    "TransactionConflictError": "errors",
+    "TransactionOutcomeUnknownError": "errors",
 }
 
 
