@@ -24,7 +24,8 @@ from svcframework.errors import (
     ServiceFrameworkError,
     ServiceNotFoundError,
 )
-from svcframework.injection import explain, set_fallback
+from svcframework.injection import explain
+from svcframework.routing import set_fallback
 
 is_coroutine_function = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
 
@@ -76,14 +77,14 @@ class Container(ServiceContainer):
 @contextmanager
 def fallback(host: ServiceHost | None) -> Iterator[None]:
     """Who answers while no host runs."""
-    from svcframework import injection
+    from svcframework import routing
 
-    before = list(injection._FALLBACK)
+    before = list(routing._FALLBACK)
     set_fallback(lambda: None if host is None else host.resolver)
     try:
         yield
     finally:
-        injection._FALLBACK[:] = before
+        routing._FALLBACK[:] = before
 
 
 @pytest.fixture(autouse=True)

@@ -270,7 +270,7 @@ class Overrides(RuleBasedStateMachine):
     def start(self) -> None:
         self.host = new_host()
         resolver = self.host.resolver
-        from svcframework.injection import activate
+        from svcframework.routing import activate
 
         self.host.validate()
         resolver.is_started = True  # the resolver's part of a running host; no services have anything to start
@@ -285,7 +285,7 @@ class Overrides(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "host"):
             return
-        from svcframework.injection import deactivate
+        from svcframework.routing import deactivate
 
         for context, blocks in zip(self.contexts, self.blocks, strict=True):
             for block, _ in reversed(blocks):

@@ -325,6 +325,152 @@ async def test_tasks_of_a_scope_share_it_and_others_do_not(host: ServiceHost) ->
     assert [scope, None] == found
 
 
+async def test_tasks_of_a_call_have_scopes_of_their_own(host: ServiceHost) -> None:
+    """What a call awaits shares its scope; tasks and threads that it starts don't, since they may outlive it."""
+    found: list[Any] = []
+
+    @inject_service
+    async def helper(*, first: First = INJECTED) -> First:
+        await anyio.lowlevel.checkpoint()
+        return first
+
+    @inject_service("first")
+    def in_thread(first: Any) -> Any:
+        return first
+
+    async def task() -> None:
+        found.append(await helper())
+
+    @inject_service
+    async def outer(*, first: First = INJECTED) -> None:
+        assert first is await helper()
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(task)
+            found.append(await anyio.to_thread.run_sync(in_thread))
+        assert first is await helper()
+        found.append(first)
+
+    async with host:
+        await outer()
+        assert 5 == len({id(each) for each in found})
+        assert ambient() is None
+    assert EVENTS.count("open first") == EVENTS.count("close first") == 5
+
+
+async def test_calls_that_inherit_a_context_do_not_meet(host: ServiceHost) -> None:
+    """Calls of tasks with one and the same inherited context keep apart, however they interleave."""
+    seen: dict[int, Any] = {}
+
+    @inject_service
+    async def inner(*, first: First = INJECTED) -> First:
+        return first
+
+    @inject_service
+    async def outer(number: int, *, first: First = INJECTED) -> None:
+        for _ in range(number % 3 + 1):
+            await anyio.lowlevel.checkpoint()
+        assert first is await inner()
+        seen[number] = first
+
+    async with host:
+        await outer(100)  # from now on this context has a seat, which the tasks inherit
+        for _ in range(3):
+            async with anyio.create_task_group() as group:
+                for number in range(12):
+                    group.start_soon(outer, number)
+            assert 13 == len({id(each) for each in seen.values()})
+        await outer(100)
+        assert ambient() is None
+
+
+async def test_private_scope_is_seen_by_its_holder_only(host: ServiceHost) -> None:
+    """Calls in its block don't join it; what it opened is closed with it, or told the error."""
+    async with host:
+        async with host.private_scope() as scope:
+            unit = await scope.get(Unit)
+            assert ambient() is None
+            assert await handle() is not unit
+            with pytest.raises(ScopeError, match="no scope is open"):
+                host[First]
+        assert ["close second", "close first"] == EVENTS[-2:]
+        with pytest.raises(ScopeError, match="closed"):
+            await scope.get(Unit)
+        EVENTS.clear()
+        with pytest.raises(HandlerError):
+            async with host.scope() as around, host.private_scope() as scope:
+                assert await scope.get(First) is not await around.get(First)
+                raise HandlerError
+        assert 2 == EVENTS.count("first saw it")
+        with host.private_scope() as scope:
+            assert scope[First] is scope[First]
+
+
+async def test_several_services_are_asked_for_at_once(host: ServiceHost) -> None:
+    """`get` and `[]` take several, make each once in the right order, and share them with every other question."""
+    async with host:
+        async with host.scope() as scope:
+            unit, second, first, shared = await scope.get(Unit, Second, "first", Shared)
+            assert (unit.second, unit.first, host[Shared]) == (second, first, shared)
+            assert (first, shared) == scope[First, Shared]
+            assert await scope.get(Unit, Draft) != await scope.get(Unit, Draft)
+            assert unit is await scope.get(Unit)
+        assert ["open first", "open second", "close second", "close first"] == EVENTS
+        async with host.scope() as scope:
+            with pytest.raises(ScopeError, match="can't all be made without waiting"):
+                scope[Shared, Unit]
+            with pytest.raises(ServiceNotFoundError):
+                await scope.get(Unit, int)
+        async with host.scope() as scope:
+            fake = Second(First())
+            with host.override(second=fake):
+                assert [fake, fake] == [(await scope.get(First, Second))[1], (await scope.get(Unit, Second))[0].second]
+
+
+async def test_arguments_of_a_call_with_a_scope_are_checked_as_any(host: ServiceHost) -> None:
+    """Once its plan is compiled, passed services win and wrong calls fail as Python has them fail."""
+
+    @inject_service("first", "second")
+    async def by_position(key: int, first: Any, second: Any) -> tuple[Any, ...]:
+        return key, first, second
+
+    @inject_service
+    async def by_keyword(key: int, mode: str = "a", *, first: First = INJECTED) -> tuple[Any, ...]:
+        return key, mode, first
+
+    async with host:
+        for _ in range(2):
+            assert 1 == (await by_position(1))[0]
+            assert (1, "a") == (await by_keyword(1))[:2]
+            assert (1, "x") == (await by_position(1, "x"))[:2]
+            assert (1, "y") == (await by_position(1, second="y"))[::2]
+            assert (1, "x", "y") == await by_position(1, "x", "y")
+            assert (2, "b", "z") == await by_keyword(key=2, mode="b", first="z")  # type: ignore[arg-type]
+            for call in (by_position, by_keyword):
+                with pytest.raises(TypeError, match="missing 1 required positional argument: 'key'"):
+                    await call()
+                with pytest.raises(TypeError, match="unexpected keyword argument 'third'"):
+                    await call(1, third=3)
+            with pytest.raises(TypeError, match="positional argument"):
+                await by_position(1, 2, 3, 4)
+
+
+async def test_factory_that_yields_nothing_is_an_error() -> None:
+    """It is named, in a call as in a scope."""
+
+    def nothing() -> Iterator[First]:
+        yield from ()
+
+    host = host_of(first=providers.Scoped(nothing))
+    first = inject_service("first")(lambda first: first)
+    async with host, host.scope() as scope:
+        with pytest.raises(ScopeError, match="nothing ended without a value"):
+            scope["first"]
+    async with host:
+        with pytest.raises(ScopeError, match="nothing ended without a value"):
+            first()
+
+
 async def test_concurrent_askers_get_the_same_instance(host: ServiceHost) -> None:
     """Tasks that ask at the same time for what takes its time to make wait for one making."""
     made: list[Any] = []

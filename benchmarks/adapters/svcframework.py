@@ -130,13 +130,12 @@ async def scoped() -> AsyncIterator[Operation]:
 async def scoped_dynamic() -> AsyncIterator[Operation]:
     """The scope is opened and asked."""
     graph = fresh_graph("svcframework_dynamic")
-    handle, kinds, last = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H], graph.I
+    handle, kinds = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H, graph.I]
     async with scoped_graph(graph) as host:
 
         async def call() -> Any:
             async with host.scope() as scope:
-                c, d, e, f, g, h = [scope[kind] for kind in kinds]
-                i = await scope.get(last)
+                c, d, e, f, g, h, i = await scope.get(*kinds)
                 return await handle(c, c, c, d, d, e, f, g, h, i)
 
         yield Operation("await call()", {"call": call}, graph)
@@ -164,6 +163,29 @@ async def scope() -> AsyncIterator[Operation]:
     graph = fresh_graph("svcframework_scope")
     async with scoped_graph(graph) as host:
         yield Operation("async with scope(): pass", {"scope": host.scope}, graph, is_statement=True)
+
+
+@asynccontextmanager
+async def private_scope() -> AsyncIterator[Operation]:
+    """An empty scope that nobody else sees, as those of the others."""
+    graph = fresh_graph("svcframework_private")
+    async with scoped_graph(graph) as host:
+        yield Operation("async with scope(): pass", {"scope": host.private_scope}, graph, is_statement=True)
+
+
+@asynccontextmanager
+async def scoped_private() -> AsyncIterator[Operation]:
+    """A scope that nobody else sees is opened and asked."""
+    graph = fresh_graph("svcframework_dynamic_private")
+    handle, kinds = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H, graph.I]
+    async with scoped_graph(graph) as host:
+
+        async def call() -> Any:
+            async with host.private_scope() as scope:
+                c, d, e, f, g, h, i = await scope.get(*kinds)
+                return await handle(c, c, c, d, d, e, f, g, h, i)
+
+        yield Operation("await call()", {"call": call}, graph)
 
 
 @asynccontextmanager
@@ -274,9 +296,9 @@ ADAPTER = Adapter(
         "sync": sync_call,
         "method": method_call,
         "scoped": scoped,
-        "scoped-dynamic": scoped_dynamic,
+        "scoped-dynamic": scoped_private,  # as the scopes of the others: no call below it joins it
         "transient": transient,
-        "scope": scope,
+        "scope": private_scope,
         "fastapi-singleton": web_singleton,
         "fastapi-scoped": web_scoped,
         "service-method": measured_method,
@@ -296,4 +318,9 @@ BY_TYPE = Adapter(
     distribution="svcframework",
     rows={"resolve": resolve_get, "transient": transient_get},
 )
-ADAPTERS = [ADAPTER, BY_TYPE, ASKED]
+JOINED = Adapter(
+    name="svcframework, `host.scope()`",
+    distribution="svcframework",
+    rows={"scoped-dynamic": scoped_dynamic, "scope": scope},
+)
+ADAPTERS = [ADAPTER, BY_TYPE, ASKED, JOINED]

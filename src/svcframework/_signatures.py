@@ -291,10 +291,27 @@ class Layout:
         self._parameters = parameters
         self.passed = self.passed_with({})
         self._header(parameters, injections, marker)
+        self.bare = self._bare(parameters, injections)
 
     def passed_with(self, values: Mapping[str, str]) -> str:
         """The arguments of a call of the user's function, some of them replaced by other expressions."""
         return ", ".join(_passed(parameter, values) for parameter in self._parameters)
+
+    def _bare(self, parameters: list[inspect.Parameter], injections: Mapping[str, Want]) -> list[str] | None:
+        """The parameters of a wrapper that takes the injected ones as `*rest, **named`; None where that won't do.
+
+        Defaults belong to the last positional parameters, and stay those of the wrapper's whole header. So with some of
+        them injected, none of the others may have one; and an own one that is missing is seen as the marker.
+        """
+        own = [p for p in parameters if p.name not in injections]
+        if any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in own) or {"rest", "named"} & set(self.names):
+            return None
+        if parameters[: len(own)] != own or any(p.kind is p.POSITIONAL_ONLY for p in parameters):
+            return None
+        by_position = len(self.defaults) - sum(p.default is not EMPTY for p in own)
+        if by_position and len(self.defaults) > by_position:
+            return None
+        return [p.name for p in own]
 
     def _header(self, parameters: list[inspect.Parameter], injections: Mapping[str, Want], marker: Any) -> None:
         """An injected parameter in front of a required one can only be passed by keyword."""

@@ -16,16 +16,17 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from svcframework import _closing, scopes
 from svcframework._callables import Kind
 from svcframework._signatures import Lazy, signature_of
 from svcframework._types import Lifetime
 from svcframework.errors import ScopeError
 from svcframework.registry import Make
-from svcframework.scopes import AMBIENT, did_not_stop, unwind, unwind_now
+from svcframework.scopes import AMBIENT, How
 from svcframework.wiring import Ref, Refs
 
 if TYPE_CHECKING:
-    from svcframework.scopes import Maker, Recipes, Scope
+    from svcframework.scopes import Level, Maker, Scope
     from svcframework.wiring import Node
 
 
@@ -38,8 +39,11 @@ class Instances(Protocol):
     def node(self, name: str) -> Node:
         """The wired service."""
 
-    def recipes(self, level: str) -> Recipes:
+    def level(self, name: str) -> Level:
         """What scopes of a level share."""
+
+    def maker(self, name: str) -> Maker | None:
+        """How a scoped or transient service is made in a scope; None for a singleton."""
 
     def get(self, wanted: str | type) -> Any:
         """A singleton, built if need be."""
@@ -149,7 +153,7 @@ class MakerCode(Code):
         self._variables = itertools.count()
 
     def made(self, node: Node) -> str:
-        """A local variable for what this scope keeps; a call for the rest."""
+        """A local variable for what the scope keeps; a call for the rest."""
         name, descriptor = node.name, node.descriptor
         if name in self.local:
             return self.local[name]
@@ -157,42 +161,48 @@ class MakerCode(Code):
             return self.keep(name, f"scope.value({name!r}, {self.constant(descriptor.provides)})")
         if descriptor.lifetime is Lifetime.TRANSIENT:
             return self.opened(node) if _is_generator(node) else self.call(node)
-        if node.is_async or descriptor.scope != self.level:
-            maker = compile_maker(self.instances, name)
-            if maker.is_async:
-                self.is_async = True
-                return self.keep(name, f"await scope.obtain({name!r})")
-            return self.keep(name, f"scope[{name!r}]")
-        variable = self.variable()
-        self.lines.append(f"{variable} = values.get({name!r}, k_missing)")
-        self.lines.append(f"if {variable} is k_missing:")
-        before, self.lines = self.lines, []
-        known = dict(self.local)
-        made = self.opened(node) if _is_generator(node) else self.call(node)
-        inner, self.lines = self.lines, before
-        self.local = {**known, name: variable}
-        self.lines += [f" {line}" for line in [*inner, f"{variable} = values[{name!r}] = {made}"]]
-        return variable
+        maker = cast("Maker", self.instances.maker(name))
+        self.is_async = self.is_async or maker.is_async
+        wait = "await " if maker.is_async else ""
+        if descriptor.scope != self.level:
+            return self.keep(name, f"{wait}scope.{'obtain' if maker.is_async else 'obtain_now'}({name!r})")
+        return self.keep(name, f"values[{name!r}] if {name!r} in values else {wait}{self.constant(maker)}(scope)")
 
-    def body(self, node: Node) -> None:
-        """The lines that make the node itself, which the scope does not have yet."""
+    def body(self, node: Node) -> list[str]:
+        """The lines that give the node itself."""
         made = self.opened(node) if _is_generator(node) else self.call(node)
         if node.descriptor.lifetime is Lifetime.TRANSIENT:
-            self.lines.append(f"return {made}")
-        else:
-            self.lines += [f"made = values[{node.name!r}] = {made}", "return made"]
+            return ["values = scope.values", *self.lines, f"return {made}"]
+        name = repr(node.name)
+        known = ["values = scope.values", f"if {name} in values: return values[{name}]"]
+        make = [*self.lines, f"made = values[{name}] = {made}", "return made"]
+        if not self.is_async:
+            return [*known, *make]
+        return [
+            *known,
+            "making = scope.making",
+            "if making is None: making = scope.making = {}",
+            f"elif {name} in making: return await scope.made_by_another({name})",
+            f"making[{name}] = None",
+            "try:",
+            *(f" {line}" for line in make),
+            "finally:",
+            f" waited_for = making.pop({name})",
+            " if waited_for is not None: waited_for.set()",
+        ]
 
     def opened(self, node: Node) -> str:
         """Open a generator, remember to close it, and give what it yields."""
-        generator = self.variable()
+        generator, value = self.variable(), self.variable()
         factory = node.descriptor.factory
         is_async = inspect.isasyncgenfunction(factory)
-        self.lines.append(f"{generator} = {self.constant(factory)}({self.inside(node)})")
-        if is_async:
-            self.is_async = True
-        first = f"await {generator}.__anext__()" if is_async else f"next({generator})"
-        value = self.variable()
-        self.lines += [f"{value} = {first}", f"scope.opened({generator}, is_async={is_async})"]
+        self.is_async = self.is_async or is_async
+        self.lines += [
+            f"{generator} = {self.constant(factory)}({self.inside(node)})",
+            *_started(generator, value, is_async=is_async),
+            f"if scope.exits: scope.exits.append(({generator}, {is_async}))",
+            f"else: scope.exits = [({generator}, {is_async})]",
+        ]
         return value
 
     def keep(self, name: str, expression: str) -> str:
@@ -205,6 +215,30 @@ class MakerCode(Code):
     def variable(self) -> str:
         """A name that no other line uses."""
         return f"v{next(self._variables)}"
+
+
+class BundleCode(MakerCode):
+    """Several services of an open scope at once: what takes no waiting is made in line."""
+
+    def made(self, node: Node) -> str:
+        """A local variable, filled from the scope or made here."""
+        name, descriptor = node.name, node.descriptor
+        is_plain = descriptor.lifetime is Lifetime.SCOPED and not descriptor.is_scope_value
+        if name in self.local or not is_plain or descriptor.scope != self.level:
+            return super().made(node)
+        if cast("Maker", self.instances.maker(name)).is_async:
+            return super().made(node)
+        before, self.lines, known = self.lines, [], dict(self.local)
+        made = self.opened(node) if _is_generator(node) else self.call(node)
+        variable = self.variable()
+        inner, self.lines = self.lines, before
+        self.local = {**known, name: variable}
+        self.lines += [
+            f"if {name!r} in values: {variable} = values[{name!r}]",
+            "else:",
+            *(f" {line}" for line in [*inner, f"{variable} = values[{name!r}] = {made}"]),
+        ]
+        return variable
 
 
 class PlanCode(Code):
@@ -231,10 +265,7 @@ class PlanCode(Code):
             call = self.call(node)
             variable = f"v{len(self.local)}"
             generator = f"g{len(self.exits)}"
-            self.lines.append(f"{generator} = {call}")
-            self.lines.append(
-                f"{variable} = " + (f"await {generator}.__anext__()" if is_async else f"next({generator})")
-            )
+            self.lines += [f"{generator} = {call}", *_started(generator, variable, is_async=is_async)]
             self.exits.append((generator, is_async))
         else:
             call = self.call(node)
@@ -244,10 +275,10 @@ class PlanCode(Code):
         self.local[key] = variable
         return variable
 
-    def published(self) -> tuple[tuple[str, ...], str]:
-        """The names and variables of the scope's services, which nested calls may ask for."""
+    def how(self, level: str) -> How:
+        """Where nested calls find the services of this one's scope."""
         kept = {name: variable for name, variable in self.local.items() if " " not in name}
-        return tuple(kept), ", ".join(["how", "None", *kept.values()])
+        return How(self.instances.level(level), kept)
 
 
 class NeedsScope(Exception):  # noqa: N818 - a message between compiler and injection, never seen by a user
@@ -261,12 +292,30 @@ def compile_maker(instances: Instances, name: str) -> Maker:
     if node.descriptor.is_scope_value:
         return _value_maker(name, node.descriptor.provides)
     code = MakerCode(instances, level)
-    code.body(node)
-    keyword = "async def" if code.is_async else "def"
-    lines = [f"{keyword} maker(scope):", " values = scope.values", *(f" {line}" for line in code.lines)]
-    maker = build(lines, "maker", {**code.constants, "k_missing": _MISSING}, label=f"maker of {name}")
+    body = code.body(node)
+    lines = [f"{'async def' if code.is_async else 'def'} maker(scope):", *(f" {line}" for line in body)]
+    maker = build(lines, "maker", {**code.constants, "ends": _closing}, label=f"maker of {name}")
     maker.is_async = code.is_async
     return cast("Maker", maker)
+
+
+def compile_bundle(
+    instances: Instances, names: Sequence[str], level: str, *, is_awaited: bool
+) -> Callable[[Scope], Any]:
+    """The function that gives several services of a scope: `bundle(scope)`, a coroutine function if it is awaited.
+
+    Raises:
+        ScopeError: Something has to be awaited, and is not.
+    """
+    code = BundleCode(instances, level)
+    values = "".join(f"{code.service(name)}, " for name in names)
+    if code.is_async and not is_awaited:
+        raise ScopeError(f"{', '.join(names)} can't all be made without waiting: use `await scope.get(…)`.")
+    keyword = "async def" if is_awaited else "def"
+    lines = [f"{keyword} bundle(scope):", " values = scope.values", *(f" {line}" for line in code.lines)]
+    lines.append(f" return ({values})")
+    label = f"bundle of {', '.join(names)}"
+    return cast("Callable[[Scope], Any]", build(lines, "bundle", {**code.constants, "ends": _closing}, label=label))
 
 
 def compile_factory(instances: Instances, name: str) -> Callable[[], Any]:
@@ -323,22 +372,29 @@ def compile_plan(
             "make it `async def`."
         )
     call = _handler_call(kind, passed(values))
-    lines = [f"{'async def' if kind in {'async', 'async generator'} else 'def'} plan({header}):"]
-    if around is not None and code.local:
-        lines += [" if AMBIENT.get() is not None:", *(f"  {line}" for line in _around_call(kind, header))]
-    body = _in_scope(code, kind, call) if code.local else [*code.lines, *call]
-    lines += [f" {line}" for line in body]
+    shares = bool(around is not None and code.local)
+    body = _in_scope(code, kind, call, shares=shares) if code.local else [*code.lines, *call]
+    if shares:
+        body = [*_seated(_around_call(kind, header)), *body]
+    keyword = "async def" if kind in {"async", "async generator"} else "def"
+    how = code.how(level)
     names = {
-        **code.constants, "function": function, "AMBIENT": AMBIENT, "enter": AMBIENT.set, "leave": AMBIENT.reset,
-        "how": (instances.recipes(level), code.published()[0]), "unwind": unwind, "unwind_now": unwind_now,
-        "did_not_stop": did_not_stop, "around": around,
-    }  # fmt: skip
-    return cast("Callable[..., Any]", build(lines, "plan", names, label=f"plan of {function.__qualname__}"))
+        **code.constants,
+        "function": function,
+        "look": AMBIENT.get,
+        "how": how,
+        "scopes": scopes,
+        "ends": _closing,
+        "around": around,
+    }
+    lines = [f"{keyword} plan({header}):", *(f" {line}" for line in body)]
+    plan = build(lines, "plan", names, label=f"plan of {function.__qualname__}")
+    how.code = plan.__code__
+    return cast("Callable[..., Any]", plan)
 
 
 _WORDS = re.compile(
-    r"[kvg]\d+|AMBIENT|BaseException|around|closing|did_not_stop|enter|error|function|held|how|item|items|leave|outer|plan"
-    r"|result|token|unwind|unwind_now|_"
+    r"[kvg]\d+|BaseException|_|around|closing|ends|error|function|held|how|item|items|look|outer|plan|result|scopes|seat"
 )
 """The names that a plan has for itself."""
 
@@ -376,16 +432,37 @@ def _iterated(call: str) -> list[str]:
     return [f"items = {call}", "try:", " async for item in items: yield item", "finally: await items.aclose()"]
 
 
-def _in_scope(code: PlanCode, kind: str, call: list[str]) -> list[str]:
+def _seated(around: list[str]) -> list[str]:
+    """Find a free seat, or share the scope that is open."""
+    return [
+        "seat = look()",
+        "if seat.how is not None:",
+        " seat = scopes.vacant(seat)",
+        " if seat is None:",
+        *(f"  {line}" for line in around),
+    ]
+
+
+def _in_scope(code: PlanCode, kind: str, call: list[str], *, shares: bool) -> list[str]:
     """Open, build, publish for nested calls, call, close in reverse; errors are thrown into what is open."""
     is_async = kind in {"async", "async generator"}
-    publish = kind in {"async", "sync"}  # a generator would leak its scope into the caller's context at each yield
-    call = [call[0].replace("return ", "result = ", 1), *call[1:]]
+    wait = "await " if is_async else ""
+    publish = shares and kind in {"async", "sync"}  # a generator would leak its scope into its caller at each yield
     body = list(code.lines)
+    call = [call[0].replace("return ", "result = ", 1), *call[1:]]
     if publish:
-        body += [f"held = [{code.published()[1]}]", "token = enter(held)", *call, "leave(token)", "token = None"]
         body += [
-            f"if held[1] is not None: {'await ' if is_async else ''}held[1].{'close' if is_async else 'close_now'}()"
+            "if seat.how is not None: seat = scopes.take_seat()",  # by a task that has inherited it
+            "seat.how = how",
+            "try:",
+            *(f" {line}" for line in call),
+            "except BaseException:",
+            " held = scopes.leave_seat(seat)",
+            " raise",
+            "seat.how = None",
+            "if seat.scope is not None:",
+            " held = scopes.leave_seat(seat)",
+            f" {wait}held.{'close' if is_async else 'close_now'}()",
         ]
     else:
         body += call
@@ -394,21 +471,21 @@ def _in_scope(code: PlanCode, kind: str, call: list[str]) -> list[str]:
             f"closing, {generator} = {generator}, None",
             "async for _ in closing:" if generator_is_async else "for _ in closing:",
             " await closing.aclose()" if generator_is_async else " closing.close()",
-            " did_not_stop(closing)",
+            " ends.did_not_stop(closing)",
         ]
     if kind != "async generator":
         body.append("return result")
     exits = "".join(f"({generator}, {flag}), " for generator, flag in reversed(code.exits))
-    also = "*(held[1].taken() if held and held[1] else ()), " if publish else ""
-    close = f"await unwind(({also}{exits}), error)" if is_async else f"unwind_now(({also}{exits}), error)"
-    lines = [" = ".join(generator for generator, _ in code.exits) + " = None"] if code.exits else []
     if publish:
-        lines.append("token = held = None")
-    lines += ["try:", *(f" {line}" for line in body), "except BaseException as error:"]
-    if publish:
-        lines.append(" if token is not None: leave(token)")
-    lines.append(f" if not {close}: raise")
-    return lines
+        exits = f"*(held.taken() if held is not None else ()), {exits}"
+    opened = [*(["held"] if publish else []), *(generator for generator, _ in code.exits)]
+    return [
+        *([" = ".join([*opened, "None"])] if opened else []),
+        "try:",
+        *(f" {line}" for line in body),
+        "except BaseException as error:",
+        f" if not {wait}scopes.{'unwind' if is_async else 'unwind_now'}(({exits}), error): raise",
+    ]
 
 
 def build(lines: list[str], name: str, constants: Mapping[str, Any], *, label: str) -> Any:
@@ -425,7 +502,6 @@ def build(lines: list[str], name: str, constants: Mapping[str, Any], *, label: s
 
 
 _NUMBERS = itertools.count(1)
-_MISSING = object()
 
 
 def _value_maker(name: str, wanted: type) -> Maker:
@@ -434,6 +510,14 @@ def _value_maker(name: str, wanted: type) -> Maker:
 
     maker.is_async = False  # type: ignore[attr-defined]  # what the Maker protocol asks for
     return cast("Maker", maker)
+
+
+def _started(generator: str, variable: str, *, is_async: bool) -> list[str]:
+    """Faster than next() and anext(): CPython goes on inside the generator without a call."""
+    return [
+        f"{'async for' if is_async else 'for'} {variable} in {generator}: break",
+        f"else: ends.did_not_start({generator})",
+    ]
 
 
 def _is_generator(node: Node) -> bool:

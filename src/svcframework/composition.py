@@ -15,7 +15,7 @@ from svcframework.errors import PluginError, ScopeError, ServiceNotFoundError, t
 from svcframework.problems import Problem, WiringError
 from svcframework.registry import ServiceDescriptor, ServiceRegistry, as_names
 from svcframework.resolver import Resolver
-from svcframework.scopes import AMBIENT, Scope, ambient
+from svcframework.scopes import PrivateScope, Scope
 from svcframework.wiring import Graph, wire
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from svcframework.service import BaseService
 
 T = TypeVar("T")
-_ambient_now = AMBIENT.get
 
 
 class Composition:
@@ -55,7 +54,7 @@ class Composition:
         self._config, self._catalogue = config, catalogue
         self._resolver = Resolver(self._wire, host=self, attach=self._attach)
         self.get = self._resolver.table.__getitem__
-        self._innermost = self._resolver.recipes(self.scopes[-1])
+        self._innermost = self._resolver.level(self.scopes[-1])
         self._problems: list[Problem] = []
         self._is_read = self._is_reading = self._is_initialized = False
         self._lock = threading.Lock()
@@ -350,20 +349,23 @@ class Composition:
         Raises:
             ScopeError: There is no such level, or a value nobody declared, or one of the wrong type.
         """
-        parent = None
-        if _ambient_now() is not None:
-            parent = ambient()
-            if parent is not None and not parent.belongs_to(self._resolver):
-                parent = None
         if not (level or values or named):
-            return Scope(self._innermost, None, parent)
+            return Scope(self._innermost)
         level = level or self.scopes[-1]
         if level not in self.scopes:
             raise ScopeError(f"There is no scope level {level!r}. The host has: {', '.join(self.scopes)}.")
         given: dict[str | type, Any] = dict(values or {})
         given.update(named)
         checked = {self._scope_value(key, value): value for key, value in given.items()}
-        return Scope(self._resolver.recipes(level), checked, parent)
+        return Scope(self._resolver.level(level), checked)
+
+    def private_scope(self) -> Scope:
+        """A scope of the innermost level that only its holder sees: `async with host.private_scope() as scope:`.
+
+        What is called in its block does not join it; services are asked of it. For a unit of work apart from the one
+        around it, such as an audit entry that stays when the request fails. It is the faster one, too.
+        """
+        return PrivateScope(self._innermost)
 
     def _scope_value(self, key: str | type, value: Any) -> str:
         try:

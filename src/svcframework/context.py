@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from svcframework._types import HealthStatus, ServiceState
 from svcframework.deadlines import deadline
 from svcframework.errors import HostNotRunningError, RegistrationError, ServiceNotFoundError, ServiceUnavailableError
-from svcframework.injection import current_resolver
 from svcframework.log import bind_context, context_fields, reset_context
+from svcframework.routing import current_resolver
 from svcframework.utils import generate_unique_id
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from svcframework.discovery import DiscoveredService, LoadedPlugin, PluginCatalo
 from svcframework.discovery import discover_services as _discover
 from svcframework.errors import HostNotRunningError, IllegalStateError, ServiceNotFoundError
 from svcframework.host import ServiceHost
-from svcframework.injection import current_resolver, deactivate, set_fallback
 from svcframework.registry import ServiceDescriptor
+from svcframework.routing import current_resolver, deactivate, set_fallback
 from svcframework.service import BaseService
 
 if TYPE_CHECKING:

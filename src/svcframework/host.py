@@ -20,12 +20,11 @@ from svcframework.errors import (
 )
 from svcframework.events import Event, EventBus, HostStopping
 from svcframework.health import HealthMonitor, HealthTarget
-from svcframework.injection import CURRENT, activate, current_resolver, deactivate
 from svcframework.lifecycle import Lifecycle
 from svcframework.problems import listed
 from svcframework.resolver import Resolver
 from svcframework.retry import on_retry
-from svcframework.scopes import AMBIENT
+from svcframework.routing import CURRENT, activate, current_resolver, deactivate
 from svcframework.service import BaseService
 from svcframework.units import Units
 from svcframework.wiring import Graph
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from svcframework.events import Listener
 
 T = TypeVar("T")
-_ambient_now = AMBIENT.get
 S = TypeVar("S", bound="BaseService[Any]")
 _AT_REST = {ServiceState.REGISTERED, ServiceState.STOPPED, ServiceState.FAILED}
 

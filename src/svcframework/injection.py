@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from contextlib import aclosing, nullcontext
-from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from svcframework._callables import Kind, forwarding, mark_coroutine
+from svcframework._closing import unwind_now
 from svcframework._signatures import EMPTY, Layout, Want, hints_of, want_of
 from svcframework._types import Location
 from svcframework.compiler import NeedsScope, build, compile_plan
@@ -35,7 +34,8 @@ from svcframework.errors import (
 )
 from svcframework.namespaces import Namespace, attribute_of
 from svcframework.resolver import Resolver, names_in
-from svcframework.scopes import Scope, ambient, unwind_now
+from svcframework.routing import MAIN, current_resolver
+from svcframework.scopes import Scope, ambient
 from svcframework.wiring import Ref, Refs
 
 if TYPE_CHECKING:
@@ -59,81 +59,6 @@ class _Injected:
 
 INJECTED: Any = _Injected()
 """The default of a parameter that is to be injected: `*, cache: CacheService = INJECTED`. User code never sees it."""
-
-
-# --- which host -----------------------------------------------------------------------------------------
-
-
-class NoHost:
-    """What wrappers read from while no host runs: nothing is there, so every call takes its slow path."""
-
-    def __getattr__(self, attribute: str) -> Any:
-        raise AttributeError(attribute)
-
-
-class Router:
-    """What wrappers read from while several hosts run: the host of this context, else the first one started."""
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(_current().space, attribute)
-
-
-CURRENT: ContextVar[Resolver | None] = ContextVar("svcframework.current", default=None)
-"""The resolver of the host that this context has entered."""
-_RUNNING: list[Resolver] = []
-_FALLBACK: list[Callable[[], Resolver | None]] = []
-_MAIN: Final = CellType(NoHost())
-
-
-def activate(resolver: Resolver) -> None:
-    """From now on this host's services are injected: the only one running pays nothing for there being others."""
-    _RUNNING[:] = [each for each in _RUNNING if not each.is_forked]
-    if resolver not in _RUNNING:
-        _RUNNING.append(resolver)
-    _point()
-
-
-def deactivate(resolver: Resolver) -> None:
-    """This host's services are injected no longer."""
-    if resolver in _RUNNING:
-        _RUNNING.remove(resolver)
-    _point()
-
-
-def _in_child() -> None:
-    """What runs in the parent process must not be used by its fork."""
-    for resolver in _RUNNING:
-        resolver.fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
-
-
-def set_fallback(find: Callable[[], Resolver | None]) -> None:
-    """Tell who answers while no host runs: the default host, once there is one."""
-    _FALLBACK[:] = [find]
-
-
-def _point() -> None:
-    _MAIN.cell_contents = _RUNNING[0].space if len(_RUNNING) == 1 else Router() if _RUNNING else NoHost()
-
-
-def current_resolver() -> Resolver | None:
-    """The resolver that a call in this context is injected from; None when there is no host at all."""
-    if _RUNNING:
-        return _current()
-    return _FALLBACK[0]() if _FALLBACK else None
-
-
-def is_sole(resolver: Resolver) -> bool:
-    """Whether this host runs and no other: then it is everybody's, and no context need be told."""
-    return _MAIN.cell_contents is resolver.space
-
-
-def _current() -> Resolver:
-    mine = CURRENT.get()
-    return mine if mine is not None and mine in _RUNNING else _RUNNING[0]
 
 
 # --- the decorator --------------------------------------------------------------------------------------
@@ -283,7 +208,7 @@ class Injection:
         self.attributes = {name: attribute_of(want) for name, want in injections.items()}
         self.plan_attribute = f"_plan_{id(self):x}"
         self.layout = Layout(self.signature, self.injections, INJECTED)
-        self.words = {word: _beside(word, self.layout.names) for word in ("MAIN", "call", "function", "slow")}
+        self.words = {word: _beside(word, self.layout.names) for word in ("MAIN", "call", "function", "slow", "whole")}
         self.is_owned = False
         self.codes: dict[str, CodeType] = {}
         self._sources: list[Any] = []  # tracebacks quote a body as long as the function it was made as exists
@@ -291,24 +216,30 @@ class Injection:
 
     def _compile(self) -> Any:
         words = self.words
-        values = {"function": self.function, "slow": self.slow, "MAIN": None}
+        values = {"function": self.function, "slow": self.slow, "MAIN": None, "whole": self.whole}
         constants = {words[word]: value for word, value in values.items()}
         bodies = {"main": self._body(words["MAIN"]), "plan": self._plan_body(words["MAIN"])}
+        bodies["whole"] = [f"def wrapper({self.layout.header}):", f" return {words['slow']}(({self.layout.values}))"]
         first = self.layout.first
         if first is not None:
             bodies["owner"] = self._body(f"{first}._host_space")
             bodies["owner_plan"] = self._plan_body(f"{first}._host_space")
         for kind, body in bodies.items():
-            lines = [f"def wrapper({self.layout.header}):", *body, f" {', '.join(constants)}"]
-            made = build(lines, "wrapper", constants, label=f"injection of {self.function.__qualname__}")
+            made = build(
+                [*body, f" {', '.join(constants)}"],
+                "wrapper",
+                constants,
+                label=f"injection of {self.function.__qualname__}",
+            )
             self.codes[kind] = _with_marker(made.__code__)
             self._sources.append(made)
-        return self._finish(self.codes["main"], constants)
+        return self._finish(constants)
 
     def _body(self, space: str) -> list[str]:
         function, slow = self.words["function"], self.words["slow"]
         fill = [f"  if {name} is ...: {name} = {space}.{self.attributes[name]}" for name in self.injections]
         return [
+            f"def wrapper({self.layout.header}):",
             " try:",
             *fill,
             f" except AttributeError: return {slow}(({self.layout.values}))",
@@ -316,19 +247,31 @@ class Injection:
         ]
 
     def _plan_body(self, space: str) -> list[str]:
-        call, slow = self.words["call"], self.words["slow"]
-        missing = " and ".join(f"{name} is ..." for name in self.injections)
+        """Ask the host for the plan. To see at once that nothing was passed beats looking at each parameter."""
+        call, whole, bare = self.words["call"], self.words["whole"], self.layout.bare
+        if bare is None:
+            passed = " or ".join(f"{name} is not ..." for name in self.injections)
+            header, otherwise = self.layout.header, f"{self.words['slow']}(({self.layout.values}))"
+        else:
+            passed = " or ".join(["named", "rest", *(f"{name} is ..." for name in bare)])
+            header = ", ".join([*bare, "*rest", "**named"])
+            otherwise = f"{whole}(({''.join(f'{name}, ' for name in bare)}), rest, named)"
         return [
-            f" if {missing}:",
-            f"  try: {call} = {space}.{self.plan_attribute}",
-            f"  except AttributeError: return {slow}(({self.layout.values}))",
-            f"  return {call}({self.layout.rest})",
-            f" return {slow}(({self.layout.values}))",
+            f"def wrapper({header}):",
+            f" if {passed}: return {otherwise}",
+            f" try: {call} = {space}.{self.plan_attribute}",
+            f" except AttributeError: return {otherwise}",
+            f" return {call}({self.layout.rest})",
         ]
 
-    def _finish(self, code: CodeType, constants: Mapping[str, Any]) -> Any:
-        cells = {**{name: CellType(value) for name, value in constants.items()}, self.words["MAIN"]: _MAIN}
+    def _finish(self, constants: Mapping[str, Any]) -> Any:
+        cells = {**{name: CellType(value) for name, value in constants.items()}, self.words["MAIN"]: MAIN}
+        code = self.codes["main"]
         closure = tuple(cells[name] for name in code.co_freevars)
+        whole = FunctionType(self.codes["whole"], {"__builtins__": __builtins__}, self.function.__name__, None, closure)
+        whole.__qualname__ = self.function.__qualname__  # in the message when the arguments don't fit
+        whole.__defaults__, whole.__kwdefaults__ = self.layout.defaults, self.layout.kwdefaults
+        self._whole = whole
         function = self.function
         wrapper: Any = FunctionType(code, {"__builtins__": __builtins__}, function.__name__, None, closure)
         wrapper.__defaults__, wrapper.__kwdefaults__ = self.layout.defaults, self.layout.kwdefaults
@@ -349,7 +292,7 @@ class Injection:
     @property
     def source(self) -> str:
         """The generated wrapper, for `svc explain`."""
-        body = [line.replace(" is ...:", " is INJECTED:") for line in self._body(self.words["MAIN"])]
+        body = [line.replace(" is ...:", " is INJECTED:") for line in self._body(self.words["MAIN"])[1:]]
         return "\n".join([f"def {self.function.__name__}({self.layout.header}):", *body])
 
     def bind_to_instance(self) -> None:
@@ -359,6 +302,19 @@ class Injection:
             self.wrapper.__code__ = self.codes["owner"]
 
     # --- the slow path --------------------------------------------------------------------------------
+
+    def whole(self, own: tuple[Any, ...], rest: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        """Call through the whole header, which says what is wrong with arguments that don't fit.
+
+        Args:
+            own: The function's own parameters; one that was not passed is the marker.
+            rest: What else was passed by position.
+            named: What else was passed by keyword.
+        """
+        given = {name: value for name, value in zip(self.layout.bare or (), own, strict=True) if value is not INJECTED}
+        if len(given) < len(own):
+            return self._whole(*rest, **given, **named)
+        return self._whole(*own, *rest, **named)
 
     def slow(self, values: tuple[Any, ...]) -> Any:
         """Call the function all the same: resolve what is missing, compile a plan, or say why it can't be done."""
@@ -438,7 +394,7 @@ class Injection:
 
         def around(values: tuple[Any, ...]) -> Any:
             given = {**dict(zip(names, values, strict=True)), **dict.fromkeys(found, INJECTED)}
-            scope = _ambient(resolver, level) or Scope(resolver.recipes(level), None, ambient())
+            scope = _ambient(resolver, level) or Scope(resolver.level(level), None, ambient())
             return self._from_scope(resolver, scope, given, found)
 
         return compile_plan(

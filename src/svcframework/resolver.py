@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from svcframework._signatures import Lazy, Want
 from svcframework._types import Lifetime
-from svcframework.compiler import compile_factory, compile_maker
+from svcframework.compiler import compile_bundle, compile_factory, compile_maker
 from svcframework.errors import (
     AmbiguousServiceError,
     ForkError,
@@ -27,14 +27,14 @@ from svcframework.errors import (
 from svcframework.namespaces import Namespace, Table, Unresolved
 from svcframework.problems import listed
 from svcframework.registry import NOTHING, Make
-from svcframework.scopes import Recipes, ambient
+from svcframework.scopes import Level, ambient
 from svcframework.service import BaseService
 from svcframework.wiring import Graph, Node, Ref, Refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from svcframework.scopes import Maker, Recipe, Scope
+    from svcframework.scopes import Answer, Answers, Maker, Scope
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Resolver:
         self.substitutes: dict[str, Any] = {}
         self.is_started = self.is_forked = False
         self.generation = 0
-        self._recipes: dict[str, Recipes] = {}
+        self._levels: dict[str, Level] = {}
         self._graph: Graph | None = None
         self._wants: dict[str, tuple[Want, str]] = {}
         self._makers: dict[str, Maker | None] = {}
@@ -99,8 +99,8 @@ class Resolver:
                 delattr(self.space, attribute)
             self.table.clear()
             self.table.factories.clear()
-            for recipes in self._recipes.values():
-                recipes.clear()
+            for level in self._levels.values():
+                level.clear()
             self._makers.clear()
             self._factories.clear()
             self._plans.clear()
@@ -175,23 +175,31 @@ class Resolver:
             self._factories[name] = factory
         return factory
 
-    def recipes(self, level: str) -> Recipes:
-        """How a scope of that level answers each question it can answer by itself."""
-        found = self._recipes.get(level)
+    def level(self, name: str) -> Level:
+        """What all scopes of that level share."""
+        found = self._levels.get(name)
         if found is None:
-            found = self._recipes[level] = Recipes(self, level)
+            found = self._levels[name] = Level(self, name)
         return found
 
-    def recipe(self, key: Any, recipes: Recipes, /) -> Recipe:
-        """How a scope answers one question; remembered among its recipes unless an override is about."""
-        name = self.name_for(key)
+    def answer(self, wanted: Any, answers: Answers, /) -> Answer:
+        """How a scope answers one question; remembered among the answers unless an override is about."""
+        names = [self.name_for(each) for each in (wanted if isinstance(wanted, tuple) else (wanted,))]
         with self.lock:
-            maker = self.maker(name)
-            own = maker is not None and self.level_of(name) in {recipes.level, ""}
-            found: Recipe = (name, maker if own else None, bool(maker and maker.is_async))
+            if isinstance(wanted, tuple):
+                found = compile_bundle(self, names, answers.level, is_awaited=answers.is_awaited)
+            else:
+                found = self._answer(names[0], answers)
             if not self._overridden:
-                recipes[key] = found
+                answers[wanted] = found
             return found
+
+    def _answer(self, name: str, answers: Answers) -> Answer:
+        maker = self.maker(name)
+        is_own = maker is not None and self.level_of(name) in {answers.level, ""}
+        if maker is None or not is_own or maker.is_async is not answers.is_awaited:
+            return _obtained(name) if answers.is_awaited else _obtained_now(name)
+        return maker
 
     def unshared(self, node: Node) -> Any:
         """A transient, or a scoped service of the scope that is open here."""
@@ -582,6 +590,14 @@ class Resolver:
                     if left:
                         self._overridden[name] = left
                 self.flush()
+
+
+def _obtained(name: str) -> Answer:
+    return lambda scope: scope.obtain(name)
+
+
+def _obtained_now(name: str) -> Answer:
+    return lambda scope: scope.obtain_now(name)
 
 
 def names_in(found: Ref | Refs | None) -> tuple[str, ...]:

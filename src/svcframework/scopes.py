@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+import sys
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 import anyio
 
+from svcframework._closing import NOTHING_TO_AWAIT, Exit, did_not_stop, unwind, unwind_now
 from svcframework.errors import ScopeError, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
-    from types import TracebackType
+    from collections.abc import Mapping, Sequence
+    from types import CodeType, FrameType, TracebackType
 
     from svcframework._signatures import Want
 
 T = TypeVar("T")
-Exit = tuple[Any, bool]
-"""An open generator, and whether it is an async one."""
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 
 
 class Maker(Protocol):
@@ -44,12 +47,12 @@ class Source(Protocol):
     def level_of(self, name: str) -> str:
         """The scope level a service lives in."""
 
-    def recipe(self, key: Any, recipes: Recipes, /) -> Recipe:
-        """How a scope answers one question; remembered among its recipes unless an override is about."""
+    def answer(self, wanted: Any, answers: Answers, /) -> Answer:
+        """How a scope answers one question; remembered among the answers unless an override is about."""
 
 
-Recipe = tuple[str, "Maker | None", bool]
-"""A service's name, its maker if it is to be had without further ado, and whether that has to be awaited."""
+Answer = Callable[["Scope"], Any]
+"""Gives a scope's service, made now if the scope doesn't have it yet."""
 
 
 class Scope:
@@ -58,103 +61,103 @@ class Scope:
     Lives for one request, job or tenant. Scopes nest: a longer-lived level's services come from the scope around.
     """
 
-    __slots__ = ("_pending", "_recipes", "_token", "exits", "is_held", "parent", "values")
+    __slots__ = ("_level", "_parent", "_token", "exits", "making", "values")
 
-    def __init__(self, recipes: Recipes, values: dict[str, Any] | None = None, parent: Scope | None = None, /) -> None:
+    how = True  # as a seat that is taken
+
+    def __init__(self, level: Level, values: dict[str, Any] | None = None, parent: Scope | None = None, /) -> None:
         # By position, and as little as can be: a scope is made for every request.
-        self._recipes = recipes
+        self._level = level
         self.values: dict[str, Any] = {} if values is None else values
-        self.parent = parent
+        self._parent = parent
         self.exits: Sequence[Exit] = ()
-        self.is_held = False
-        self._pending: dict[str, anyio.Event | None] | None = None
+        self.making: dict[str, anyio.Event | None] | None = None
         self._token: Any = None
 
     @property
     def level(self) -> str:
         """Its scope level."""
-        return self._recipes.level
+        return self._level.name
+
+    @property
+    def parent(self) -> Scope | None:
+        """The scope around it, of the same host."""
+        if self._parent is None and isinstance(self._token, Token):
+            around = None if self._token.old_value is Token.MISSING else scope_at(self._token.old_value)
+            if around is not None and around.belongs_to(self._source):
+                self._parent = around
+        return self._parent
 
     @property
     def _source(self) -> Source:
-        return self._recipes.source
+        return self._level.source
 
     # --- asking ---------------------------------------------------------------------------------------
 
     @overload
-    async def get(self, wanted: type[T]) -> T: ...
+    def get(self, wanted: type[T], /) -> Awaitable[T]: ...
     @overload
-    async def get(self, wanted: str) -> Any: ...
-    async def get(self, wanted: str | type[Any]) -> Any:
+    def get(self, wanted: str, /) -> Awaitable[Any]: ...
+    @overload
+    def get(self, wanted: type[T], second: type[T2], /) -> Awaitable[tuple[T, T2]]: ...
+    @overload
+    def get(self, wanted: type[T], second: type[T2], third: type[T3], /) -> Awaitable[tuple[T, T2, T3]]: ...
+    @overload
+    def get(
+        self, wanted: str | type[Any], second: str | type[Any], /, *more: str | type[Any]
+    ) -> Awaitable[tuple[Any, ...]]: ...
+    def get(self, wanted: str | type[Any], /, *more: str | type[Any]) -> Awaitable[Any]:
         """The service of that name or type, made now if this scope does not have it yet.
+
+        Several are given in a tuple, and had faster: `session, users = await scope.get(Session, UserService)`.
 
         Raises:
             ServiceNotFoundError: There is none.
             ScopeError: The scope is closed, or the service lives in a level that is not open.
         """
-        name, maker, is_async = self._recipes[wanted]
-        values = self.values
-        if name in values and maker is not None:  # no maker: a singleton, another scope's, or overridden here
-            return values[name]
-        if maker is None:
-            return await self.obtain(name)
-        return await self._make_once(name, maker) if is_async else maker(self)
+        return cast("Awaitable[Any]", self._level.later[(wanted, *more) if more else wanted](self))
 
     @overload
     def __getitem__(self, wanted: type[T]) -> T: ...
     @overload
     def __getitem__(self, wanted: str) -> Any: ...
-    def __getitem__(self, wanted: str | type[Any]) -> Any:
-        """As `get`, for what can be made without waiting.
+    @overload
+    def __getitem__(self, wanted: tuple[type[T], type[T2]]) -> tuple[T, T2]: ...
+    @overload
+    def __getitem__(self, wanted: tuple[str | type[Any], ...]) -> tuple[Any, ...]: ...
+    def __getitem__(self, wanted: str | type[Any] | tuple[str | type[Any], ...]) -> Any:
+        """As `get`, for what can be made without waiting; several with `scope[Session, UserService]`.
 
         Raises:
             ScopeError: Making it has to be awaited; the message says what to do.
         """
-        name, maker, is_async = self._recipes[wanted]
-        values = self.values
-        if name in values and maker is not None:  # as above
-            return values[name]
-        return self._obtain_now(name) if maker is None or is_async else maker(self)
+        return self._level.now[wanted](self)
 
-    def _obtain_now(self, name: str) -> Any:
+    def obtain_now(self, name: str) -> Any:
+        """A service by its exact name; from another scope if it lives there."""
         maker = self._source.maker(name)
         if maker is None:
             return self._source.get(name)
         home = self.home_of(name)
-        if name in home.values:
-            return home.values[name]
-        if maker.is_async:
+        if maker.is_async and name not in home.values:
             raise ScopeError(f"{name!r} is made by an async factory: use `await scope.get({name!r})`.")
-        return maker(home)
+        return home.values[name] if maker.is_async else maker(home)
 
     async def obtain(self, name: str) -> Any:
         """A service by its exact name; one that is being made by another task is waited for."""
         maker = self._source.maker(name)
         if maker is None:
             return self._source.get(name)
-        home = self.home_of(name)
-        if name in home.values:
-            return home.values[name]
-        if not maker.is_async:
-            return maker(home)
-        return await home._make_once(name, maker)  # noqa: SLF001 - another scope's own method
+        made = maker(self.home_of(name))
+        return await made if maker.is_async else made
 
-    async def _make_once(self, name: str, maker: Maker) -> Any:
-        pending = self._pending
-        if pending is None:
-            pending = self._pending = {}
-        while name in pending:
-            pending[name] = made = pending[name] or anyio.Event()
+    async def made_by_another(self, name: str) -> Any:
+        """What another task is making, or what this one makes if that has failed."""
+        making = cast("dict[str, anyio.Event | None]", self.making)
+        while name in making:
+            making[name] = made = making[name] or anyio.Event()
             await made.wait()
-            if name in self.values:
-                return self.values[name]
-        pending[name] = None
-        try:
-            return await maker(self)
-        finally:
-            waited_for = pending.pop(name)
-            if waited_for is not None:
-                waited_for.set()
+        return await self.obtain(name)
 
     def home_of(self, name: str) -> Scope:
         """The scope at or around this one whose level the service lives in; a transient lives where it is asked for."""
@@ -189,16 +192,10 @@ class Scope:
         """Whether it was opened on the host of that resolver."""
         return self._source is source
 
-    def opened(self, generator: Any, *, is_async: bool) -> None:
-        """Remember to close a generator with the scope."""
-        if not self.exits:
-            self.exits = []
-        cast("list[Exit]", self.exits).append((generator, is_async))
-
     @property
     def is_entered(self) -> bool:
         """Somebody has opened it, and closes it."""
-        return self._token is not None or self.is_held
+        return self._token is not None
 
     # --- opening and closing --------------------------------------------------------------------------
 
@@ -208,8 +205,8 @@ class Scope:
         self._token = _enter(self)
 
     def _leave(self) -> None:
-        self.values = self._recipes.closed
         token, self._token = self._token, _SPENT
+        self.values = self._level.closed
         if token is not None:
             _leave(token)
 
@@ -225,14 +222,34 @@ class Scope:
     ) -> Awaitable[bool | None]:
         if self.exits:
             return self._close_and_leave(error)
-        self.values = self._recipes.closed
+        self.values = self._level.closed
         _leave(self._token)
         self._token = _SPENT
         return NOTHING_TO_AWAIT
 
     async def _close_and_leave(self, error: BaseException | None) -> bool:
+        """As `close`, in one coroutine: nearly every scope that has something to close ends here, and in peace."""
+        exits, self.exits = self.exits, ()
+        left = cast("list[Exit]", exits)
         try:
-            return await unwind(self.taken(), error)
+            if error is not None:
+                return await unwind(reversed(left), error)
+            while left:
+                generator, is_async = left.pop()
+                if is_async:
+                    async for _ in generator:
+                        await generator.aclose()
+                        did_not_stop(generator)
+                else:
+                    for _ in generator:
+                        generator.close()
+                        did_not_stop(generator)
+        except BaseException as raised:
+            if error is not None:
+                raise
+            return await unwind(reversed(left), None, raised)
+        else:
+            return False
         finally:
             self._leave()
 
@@ -259,45 +276,127 @@ class Scope:
 
     async def close(self, error: BaseException | None = None) -> bool:
         """Close what is open, newest first, with the error that ended the block; True if one of them swallowed it."""
-        if not self.exits:
-            return False
         return await unwind(self.taken(), error)
+
+
+class PrivateScope(Scope):
+    """A scope that only its holder knows: what is called in its block has none, or that around it."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> Awaitable[bool | None]:
+        if self.exits:
+            return self._close_and_leave(error)
+        self.values = self._level.closed
+        return NOTHING_TO_AWAIT
+
+    def __enter__(self) -> Self:
+        return self
 
 
 _SPENT: Any = object()
 """The token of a scope that was left."""
 
-AMBIENT: ContextVar[Scope | list[Any] | None] = ContextVar("svcframework.scope", default=None)
-"""The innermost open scope of this task; a list while it is the bare one of a compiled call."""
+
+class How:
+    """Where a compiled call keeps its services while it runs: in the local variables of its frame.
+
+    Args:
+        level: What scopes of its level share.
+        variables: Service to local variable.
+    """
+
+    __slots__ = ("code", "level", "variables")
+
+    def __init__(self, level: Level | None, variables: Mapping[str, str]) -> None:
+        self.level, self.variables = level, variables
+        self.code: CodeType | None = None
+
+
+class Seat:
+    """Where a compiled call says that it has a scope; one for each context in which such calls were made.
+
+    To publish a call's scope in a context variable would cost more than all of the call's services: it is an
+    assignment here, and no scope. Only who asks for one looks on its own stack for the call's frame, and makes a
+    scope of what is there. Contexts are copied for new tasks, and the seat with them: a call that isn't on the stack
+    is another task's, and not to be shared.
+    """
+
+    __slots__ = ("how", "scope")
+
+    def __init__(self, how: How | None = None) -> None:
+        self.how = how
+        self.scope: Scope | None = None
+
+
+_NOBODYS = Seat(How(None, {}))  # taken for good, so that each context gets one of its own
+
+AMBIENT: ContextVar[Scope | Seat] = ContextVar("svcframework.scope", default=_NOBODYS)
+"""What is open in this context: a scope that was entered, or the seat of compiled calls."""
 
 _enter, _leave = AMBIENT.set, AMBIENT.reset
 
 
+def take_seat() -> Seat:
+    """A free seat for this context, whoever had the one it inherited."""
+    seat = Seat()
+    _enter(seat)
+    return seat
+
+
+def leave_seat(seat: Seat) -> Scope | None:
+    """The seat is free again; the scope that was made of its call, if any, is to be closed."""
+    scope, seat.how, seat.scope = seat.scope, None, None
+    return scope
+
+
+def vacant(found: Scope | Seat) -> Seat | None:
+    """A free seat, unless a scope is open that a call made here has to share."""
+    if type(found) is Seat and (found is _NOBODYS or _frame_of(found) is None):
+        return take_seat()
+    return None
+
+
+def _frame_of(seat: Seat) -> FrameType | None:
+    """The call on this stack that has the seat."""
+    how = seat.how
+    if how is None or how.code is None:
+        return None
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - CPython's own, and documented
+    while frame is not None:
+        if frame.f_code is how.code and frame.f_locals.get("seat") is seat:
+            return frame
+        frame = frame.f_back
+    return None
+
+
 def ambient() -> Scope | None:
-    """The innermost open scope of this task.
-
-    A compiled call publishes no `Scope` but a list, `[how, None, *values]`: making one costs a tenth, and hardly any
-    call is asked for it. The first who asks turns it into a scope, in place.
-    """
-    found = AMBIENT.get()
-    if type(found) is list:
-        scope = found[1]
-        if scope is None:
-            recipes, names = found[0]
-            scope = found[1] = Scope(recipes, dict(zip(names, found[2:], strict=True)))
-            scope.is_held = True
-        return cast("Scope", scope)
-    return cast("Scope | None", found)
+    """The innermost open scope of this task; that of a compiled call is made when it is first asked for."""
+    return scope_at(AMBIENT.get())
 
 
-class _NothingToAwait(tuple[()]):
-    """An awaitable that is done, without a coroutine: a tuple's iterator ends at once."""
+def scope_at(found: Scope | Seat) -> Scope | None:
+    """The scope that was entered, or that of the call on this stack that has the seat."""
+    if isinstance(found, Scope):
+        return found
+    frame, how = _frame_of(found), found.how
+    if frame is None or how is None:
+        return None
+    if found.scope is None:
+        kept = frame.f_locals
+        values = {name: kept[variable] for name, variable in how.variables.items()}
+        found.scope = Scope(cast("Level", how.level), values)
+        found.scope._token = HELD  # noqa: SLF001 - our own: the call closes it
+    return found.scope
 
-    __slots__ = ()
-    __await__ = tuple.__iter__
 
-
-NOTHING_TO_AWAIT = cast("Awaitable[None]", _NothingToAwait())
+HELD: Any = object()
+"""The token of a scope that a compiled call closes."""
 
 
 class _Closed(dict[str, Any]):
@@ -316,89 +415,30 @@ class _Closed(dict[str, Any]):
         return name in self and default
 
 
-class Recipes(dict[Any, "Recipe"]):
-    """How scopes of one level answer each question; `__missing__` finds out. Lives as long as the host."""
+class Answers(dict[Any, Answer]):
+    """How the scopes of one level answer each question; `__missing__` finds out. Lives as long as the host."""
 
-    __slots__ = ("closed", "level", "source")
+    __slots__ = ("is_awaited", "level", "source")
 
-    def __init__(self, source: Source, level: str) -> None:
+    def __init__(self, source: Source, level: str, *, is_awaited: bool) -> None:
         super().__init__()
-        self.source, self.level, self.closed = source, level, _Closed(level)
+        self.source, self.level, self.is_awaited = source, level, is_awaited
 
-    def __missing__(self, key: Any) -> Recipe:
-        return self.source.recipe(key, self)
-
-
-async def unwind(exits: Iterable[Exit], error: BaseException | None) -> bool:
-    """Close generators in the given order, throwing the error into each; True when one of them swallowed it.
-
-    Raises:
-        BaseExceptionGroup: Closing itself failed; every generator was closed all the same.
-    """
-    failures: list[BaseException] = []
-    current = error
-    for generator, is_async in exits:
-        if generator is None:
-            continue
-        try:
-            if current is None:
-                await _finish(generator) if is_async else _finish_now(generator)
-            elif is_async:
-                await generator.athrow(current)
-                await generator.aclose()
-            else:
-                generator.throw(current)
-                generator.close()
-        except (StopIteration, StopAsyncIteration):
-            current = None
-        except BaseException as raised:  # noqa: BLE001 - the rest must be closed too; nothing is lost
-            if raised is not current:
-                failures.append(raised)
-    return _outcome(error, current, failures)
+    def __missing__(self, wanted: Any) -> Answer:
+        return self.source.answer(wanted, self)
 
 
-def unwind_now(exits: Iterable[Exit], error: BaseException | None) -> bool:
-    """`unwind` for generators that need not be awaited."""
-    failures: list[BaseException] = []
-    current = error
-    for generator, _ in exits:
-        if generator is None:
-            continue
-        try:
-            if current is None:
-                _finish_now(generator)
-            else:
-                generator.throw(current)
-                generator.close()
-        except StopIteration:
-            current = None
-        except BaseException as raised:  # noqa: BLE001 - as above
-            if raised is not current:
-                failures.append(raised)
-    return _outcome(error, current, failures)
+class Level:
+    """What all scopes of one level share. Lives as long as the host."""
 
+    __slots__ = ("closed", "later", "name", "now", "source")
 
-def _outcome(error: BaseException | None, current: BaseException | None, failures: list[BaseException]) -> bool:
-    if len(failures) == 1 and error is None:
-        raise failures[0]
-    if failures:
-        raise BaseExceptionGroup("closing a scope failed", failures) from error
-    return error is not None and current is None
+    def __init__(self, source: Source, name: str) -> None:
+        self.source, self.name, self.closed = source, name, _Closed(name)
+        self.now = Answers(source, name, is_awaited=False)
+        self.later = Answers(source, name, is_awaited=True)
 
-
-async def _finish(generator: Any) -> None:
-    async for _ in generator:
-        await generator.aclose()
-        did_not_stop(generator)
-
-
-def _finish_now(generator: Any) -> None:
-    for _ in generator:
-        generator.close()
-        did_not_stop(generator)
-
-
-def did_not_stop(generator: Any = None) -> None:
-    """A factory that yields twice."""
-    name = getattr(generator, "__qualname__", "a generator factory")
-    raise ScopeError(f"{name} yielded more than once: a factory yields one value, then closes it.")
+    def clear(self) -> None:
+        """Forget the answers; something has changed."""
+        self.now.clear()
+        self.later.clear()

@@ -21,10 +21,11 @@ from svcframework._callables import Kind
 from svcframework._signatures import Want
 from svcframework._types import Location
 from svcframework.errors import AmbiguousServiceError, HostNotRunningError, ServiceNotFoundError
-from svcframework.injection import CURRENT, as_want, current_resolver, inject_service, is_sole
+from svcframework.injection import as_want, inject_service
 from svcframework.problems import Kind as ProblemKind
 from svcframework.problems import Problem, WiringError
 from svcframework.resolver import names_in
+from svcframework.routing import CURRENT, current_resolver, is_sole
 from svcframework.scopes import Scope
 
 if TYPE_CHECKING:

@@ -69,7 +69,7 @@ def _resolvers(request: pytest.FixtureRequest) -> list[Resolver]:
     if "svcframework.host" not in sys.modules:
         return []
     from svcframework.host import ServiceHost  # noqa: PLC0415 - it is loaded
-    from svcframework.injection import current_resolver  # noqa: PLC0415 - likewise
+    from svcframework.routing import current_resolver  # noqa: PLC0415 - likewise
 
     fixtures = getattr(request.node, "funcargs", None) or {}
     module_name, _, attribute = str(request.config.getini("svc_host")).partition(":")
