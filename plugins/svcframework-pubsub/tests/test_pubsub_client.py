@@ -122,6 +122,18 @@ def test_stop_flag_and_close_end_listening(client):
         client._call(None)
 
 
+def test_close_at_any_moment_ends_listening_without_an_error(valkey_server):
+    """A listener that was just connecting when its client was closed returns like any other."""
+    for moment in range(8):
+        client = create_pubsub_client("redis", valkey_server.url)
+        thread = threading.Thread(target=client.listen, args=("runs", print))
+        thread.start()
+        time.sleep(moment * 0.003)
+        client.close()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_callback_that_raises_is_called_again(client):
     """Its error is logged; the next message comes."""
     seen = []

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -63,7 +64,12 @@ class _Loop:
         portal = self._portal
         if portal is None:
             raise ServiceUnavailableError(self._service.name, "the client is closed")
-        return portal.call(self._with_service, function)
+        try:
+            return portal.call(self._with_service, function)
+        except (CancelledError, RuntimeError) as error:
+            if self._portal is None:  # closed under the call
+                raise ServiceUnavailableError(self._service.name, "the client was closed") from error
+            raise
 
     def stop(self) -> None:
         """Stop the service and end the thread."""
