@@ -178,18 +178,7 @@ class MakerCode(Code):
         make = [*self.lines, f"made = values[{name}] = {made}", "return made"]
         if not self.is_async:
             return [*known, *make]
-        return [
-            *known,
-            "making = scope.making",
-            "if making is None: making = scope.making = {}",
-            f"elif {name} in making: return await scope.made_by_another({name})",
-            f"making[{name}] = None",
-            "try:",
-            *(f" {line}" for line in make),
-            "finally:",
-            f" waited_for = making.pop({name})",
-            " if waited_for is not None: waited_for.set()",
-        ]
+        return [*known, *_made_once(name, make, f"return await scope.made_by_another({name})")]
 
     def opened(self, node: Node) -> str:
         """Open a generator, remember to close it, and give what it yields."""
@@ -226,18 +215,14 @@ class BundleCode(MakerCode):
         is_plain = descriptor.lifetime is Lifetime.SCOPED and not descriptor.is_scope_value
         if name in self.local or not is_plain or descriptor.scope != self.level:
             return super().made(node)
-        if cast("Maker", self.instances.maker(name)).is_async:
-            return super().made(node)
         before, self.lines, known = self.lines, [], dict(self.local)
         made = self.opened(node) if _is_generator(node) else self.call(node)
-        variable = self.variable()
-        inner, self.lines = self.lines, before
+        variable, word = self.variable(), repr(name)
+        make, self.lines = [*self.lines, f"{variable} = values[{word}] = {made}"], before
         self.local = {**known, name: variable}
-        self.lines += [
-            f"if {name!r} in values: {variable} = values[{name!r}]",
-            "else:",
-            *(f" {line}" for line in [*inner, f"{variable} = values[{name!r}] = {made}"]),
-        ]
+        if cast("Maker", self.instances.maker(name)).is_async:
+            make = _made_once(word, make, f"{variable} = await scope.made_by_another({word})")
+        self.lines += [f"if {word} in values: {variable} = values[{word}]", "else:", *(f" {line}" for line in make)]
         return variable
 
 
@@ -510,6 +495,22 @@ def _value_maker(name: str, wanted: type) -> Maker:
 
     maker.is_async = False  # type: ignore[attr-defined]  # what the Maker protocol asks for
     return cast("Maker", maker)
+
+
+def _made_once(name: str, make: list[str], otherwise: str) -> list[str]:
+    """Lines that make what has to be awaited, unless another task is at it."""
+    return [
+        "making = scope.making",
+        "if making is None: making = scope.making = {}",
+        f"if {name} in making: {otherwise}",
+        "else:",
+        f" making[{name}] = None",
+        " try:",
+        *(f"  {line}" for line in make),
+        " finally:",
+        f"  waited_for = making.pop({name})",
+        "  if waited_for is not None: waited_for.set()",
+    ]
 
 
 def _started(generator: str, variable: str, *, is_async: bool) -> list[str]:

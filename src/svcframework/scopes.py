@@ -298,6 +298,9 @@ class PrivateScope(Scope):
     def __enter__(self) -> Self:
         return self
 
+    def _leave(self) -> None:
+        self.values = self._level.closed
+
 
 _SPENT: Any = object()
 """The token of a scope that was left."""

@@ -12,6 +12,7 @@ import asyncpg
 from svcframework.errors import DatabaseError
 from svcframework_postgres import driver
 from svcframework_postgres.connections import Connection
+from svcframework_postgres.noting import noted
 
 T = TypeVar("T")
 Work = Callable[[Connection, str, Any, float], Coroutine[Any, Any, T]]
@@ -29,11 +30,11 @@ class PostgresStatements(ABC):
 
     async def execute_query(self, query: str, *args: Any, timeout: float | None = None) -> list[asyncpg.Record]:
         """Run a statement and return every row. Arguments and errors as `PostgresService.execute_query`."""
-        return await self.run("execute_query", query, driver.fetch, args, timeout)
+        return await self.run("execute_query", query, noted(driver.fetch), args, timeout)
 
     async def execute_one(self, query: str, *args: Any, timeout: float | None = None) -> asyncpg.Record | None:
         """Run a statement and return its first row, None if there is none."""
-        return await self.run("execute_one", query, driver.fetch_one, args, timeout)
+        return await self.run("execute_one", query, noted(driver.fetch_one), args, timeout)
 
     async def execute_returning(self, query: str, *args: Any, timeout: float | None = None) -> asyncpg.Record:
         """Run a changing statement that returns one row.
@@ -41,7 +42,7 @@ class PostgresStatements(ABC):
         Raises:
             DatabaseError: It failed or returned no row.
         """
-        record = await self.run("execute_returning", query, driver.fetch_one, args, timeout)
+        record = await self.run("execute_returning", query, noted(driver.fetch_one), args, timeout)
         if record is None:
             raise DatabaseError(
                 f"execute_returning on {self.address}: the statement returned no row; "
@@ -52,7 +53,7 @@ class PostgresStatements(ABC):
 
     async def execute_many(self, query: str, rows: Iterable[Sequence[Any]], *, timeout: float | None = None) -> None:
         """Run a statement once for each of `rows`, all or none."""
-        await self.run("execute_many", query, driver.execute_many, rows, timeout)
+        await self.run("execute_many", query, noted(driver.execute_many), rows, timeout)
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """Run a statement for its effect; without arguments it may be several.
@@ -60,7 +61,7 @@ class PostgresStatements(ABC):
         Returns:
             The server's word for it, such as `INSERT 0 1`.
         """
-        return await self.run("execute", query, driver.execute, args, timeout)
+        return await self.run("execute", query, noted(driver.execute), args, timeout)
 
     @abstractmethod
     async def run(self, operation: str, query: str, work: Work[T], args: Any, timeout: float | None) -> T:
