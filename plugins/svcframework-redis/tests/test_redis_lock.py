@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from svcframework.deadlines import deadline
-from svcframework.errors import IllegalStateError
+from svcframework.errors import DeadlineExceededError, IllegalStateError
 from svcframework.testing.faults import FaultProxy
 from svcframework_redis import LockLostError, LockNotAcquiredError, RedisConfig, RedisService
 
@@ -150,6 +150,16 @@ async def test_cancelled_holder_releases(redis):
         assert [asyncio.CancelledError] * 2 == [type(error) for error in ended]
         async with redis.lock("job", ttl=30, wait=5):
             pass
+
+
+async def test_deadline_of_the_holder_releases(redis):
+    """A block that runs out of time gives the lock up at once, though its own time is over."""
+    with pytest.raises(DeadlineExceededError):
+        with deadline(0.2):
+            async with redis.lock("job", ttl=60):
+                await asyncio.sleep(30)
+    async with redis.lock("job", ttl=60, wait=5):
+        pass
 
 
 async def test_cancelled_at_each_step_leaves_no_lock(redis):

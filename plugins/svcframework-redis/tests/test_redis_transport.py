@@ -185,6 +185,23 @@ async def test_full_connection_makes_callers_wait(valkey):
         await service.on_shutdown()
 
 
+async def test_who_waits_for_room_is_not_left_behind(valkey):
+    """When a full connection is given up, those in line go on with the next one, before their own time is over."""
+    async with FaultProxy(valkey.url) as proxy:
+        config = RedisConfig(url=proxy.through(valkey.url), max_in_flight=5, timeout=0.5, acquire_timeout=20)
+        service = RedisService(config)
+        await service.on_startup()
+        await proxy.black_hole()
+        held = [asyncio.create_task(service.get("k")) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(service.execute("ECHO", n, timeout=30)) for n in range(20)]
+        ended = await asyncio.gather(*held, return_exceptions=True)
+        assert {ServiceTimeoutError} == {type(error) for error in ended}
+        await proxy.pass_on()
+        assert [str(n).encode() for n in range(20)] == await asyncio.gather(*waiting)
+        await service.on_shutdown()
+
+
 async def test_large_values_do_not_pile_up(valkey):
     """Fifty megabytes sent at once arrive, by and by as the network takes them."""
     service = RedisService(RedisConfig(timeout=60, acquire_timeout=60), server=valkey)

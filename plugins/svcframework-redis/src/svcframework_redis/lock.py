@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import random
 import secrets
@@ -142,7 +143,7 @@ class RedisLock:
         except BaseException:
             await self._end()
             raise
-        self._keeper = asyncio.create_task(self._keep())
+        self._keeper = asyncio.create_task(self._keep(), context=contextvars.Context())
         self._scope.__enter__()
         return self
 
@@ -221,7 +222,8 @@ class RedisLock:
 
     async def _end(self) -> None:
         """Release whatever the server may have given us, also while being cancelled."""
-        releasing = asyncio.create_task(self._release())
+        # In a context of its own: the caller's deadline may be over, and the lock is to be released all the same.
+        releasing = asyncio.create_task(self._release(), context=contextvars.Context())
         self._queues.releasing.add(releasing)  # the loop alone wouldn't keep it
         releasing.add_done_callback(self._queues.releasing.discard)
         with anyio.CancelScope(shield=True):
