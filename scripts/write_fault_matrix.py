@@ -39,7 +39,7 @@ Measured on {date} with {versions}.
 
 {promises}
 
-The limits of the services under test are short (0.3 s for a call, 0.2 s between health checks, 0.6 s for a stop), so
+The limits of the services under test are short (a part of a second for a call, 0.2 s between health checks), so
 that a row takes seconds; one row is measured at the default limits. A fault comes while calls are under way; then 80
 further calls meet it, 40 at a time. When it has ended, 30 calls at once must each get their own answer, and the fault
 returns for the stop. Figures are those of one run on a busy machine, and of the slowest call.

@@ -10,7 +10,9 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +22,7 @@ from pydantic import Field
 
 from svcframework import BaseService, HealthResult, ServiceConfig
 from svcframework.config import SecretUrl
-from svcframework.errors import ConnectionFailedError, ServiceTimeoutError
+from svcframework.errors import ConnectionFailedError, RateLimitedError, ServiceTimeoutError
 from svcframework.testing import FaultConformance, small_disk
 from svcframework.testing._stepping import cancelled_after_turns, cancelled_at_wait
 from svcframework.testing._trials import FAULTS, PROMISES, RECORD, Surroundings, Trial, disguises, journal, left_behind
@@ -276,6 +278,63 @@ async def test_good_service_is_cancelled_anywhere(echo_address: str) -> None:
     await suite.test_call_is_cancelled_at_each_await(echo_address)
     await suite.test_start_is_cancelled_at_each_await(echo_address)
     await suite.test_cancelled_calls_mix_up_no_answers(echo_address)
+
+
+class Overloaded(FaultConformance):
+    """Of a service that is told to come back later."""
+
+    service = EchoService
+    server = None
+    limits = {"timeout": 0.2}
+    limit = 0.2
+    asked = 0
+    raises: ClassVar[type[Exception]] = RateLimitedError
+
+    async def call(self, service, key):
+        if service.retry_at > time.monotonic():
+            raise self.raises("told to come back later")
+        _, port = service.config.url.get_secret_value().removeprefix("tcp://").split(":")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.close()
+        service.retry_at = time.monotonic() + float(head.partition("Retry-After: ")[2].split()[0])
+        raise self.raises("told to come back later")
+
+    def make_service(self, address, **settings):
+        service = super().make_service(address, **settings)
+        service.retry_at = 0.0
+        service.on_startup = lambda: asyncio.sleep(0)  # nothing to say to the server yet
+        return service
+
+    @asynccontextmanager
+    async def overloaded(self):
+        async def answer(reader, writer):
+            self.asked += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 60\r\n\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert self.asked <= 40
+
+
+async def test_overloaded_server_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hook's server is called, every call fails with a typed error, and each promise is judged."""
+    monkeypatch.setenv(RECORD, str(tmp_path / "cells"))
+    suite = Overloaded()
+    await suite.test_server_is_overloaded()
+    cells = [json.loads(line)["outcome"] for line in (tmp_path / "cells").read_text().splitlines()]
+    assert ["passed", "not applicable", "passed", "passed", "passed", "passed"] == cells
+    assert suite.asked > 0
+
+
+async def test_overloaded_server_with_an_untyped_error_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the server asks for, callers get errors of ours."""
+    monkeypatch.setattr(Overloaded, "raises", LookupError)
+    with pytest.raises(AssertionError, match=r"\(a\).*LookupError"):
+        await Overloaded().test_server_is_overloaded()
 
 
 async def test_service_that_degrades_must_answer(echo_address: str, monkeypatch: pytest.MonkeyPatch) -> None:

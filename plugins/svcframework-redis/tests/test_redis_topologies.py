@@ -10,7 +10,7 @@ import pytest
 
 from svcframework.errors import ConnectionFailedError, ExternalServiceError, ServiceTimeoutError
 from svcframework_embedded import EmbeddedValkey, EmbeddedValkeyConfig, running
-from svcframework_redis import RedisConfig, RedisService, get_redis_client
+from svcframework_redis import CacheConfig, CacheService, RedisConfig, RedisService, get_redis_client
 from svcframework_redis.keys import slot_of
 
 PASSWORD = "canary-7Q"
@@ -268,3 +268,35 @@ def test_addresses_of_several_servers():
 def test_sync_client_of_several_servers():
     """The function for threads takes the same addresses; it connects with its first command."""
     assert get_redis_client(RedisConfig(url="redis+sentinel://127.0.0.1:1/main")) is not None
+
+
+async def test_cache_works_on_a_cluster(clustered):
+    """Values, tags, leases, news and clearing reach all nodes."""
+    config = CacheConfig(local_size=200, local_ttl=3600)
+    one, two = CacheService(config, redis=clustered), CacheService(config, redis=clustered)
+    keys = [("k", str(n)) for n in range(50)]
+    calls = []
+
+    async def make():
+        calls.append(1)
+        await asyncio.sleep(0.01)
+        return len(calls)
+
+    async def has(count):
+        return count == len(await two.get_many(keys))
+
+    for cache in (one, two):
+        await cache.on_startup()
+    assert await one.set_many({key: key[1] for key in keys}, tags=["t", "u"])
+    assert {key: key[1] for key in keys} == await two.get_many(keys)
+    assert [1] * 4 == await asyncio.gather(*(cache.get_or_set("made", make, tags=["t"]) for cache in (one, two) * 2))
+    assert 10 == await one.delete(*keys[:10])
+    await until(lambda: has(40))
+    assert await one.touch(keys[20], 100)
+    assert await one.invalidate("t")
+    await until(lambda: has(0))
+    await one.set_many({key: key[1] for key in keys})
+    assert 50 == await one.clear("k")
+    await until(lambda: has(0))
+    for cache in (one, two):
+        await cache.on_shutdown()

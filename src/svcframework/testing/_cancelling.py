@@ -20,6 +20,7 @@ from svcframework.testing.faults import FaultProxy
 
 _FURTHEST = 3_000  # steps after which a call that has not ended is not cancelled later any more
 _LONGEST = 2.0  # seconds after which the steps of a slow call come further and further apart
+_LONGER = 4  # times at most that a long test takes so long
 _LINES_PER_FAULT = 4  # log lines: a connection is lost, health turns, both come back
 
 _CANCELLATIONS = (
@@ -136,6 +137,6 @@ def _steps() -> Iterator[int]:
     """Every step of a call, from the first; of a call with very many, or slow ones, only some of the later ones."""
     step, began = 0, time.monotonic()
     while step < _FURTHEST:
-        is_late = time.monotonic() - began > _LONGEST * rounds()
+        is_late = time.monotonic() - began > _LONGEST * min(rounds(), _LONGER)
         step += 1 + step // (2 if is_late else 50)
         yield step

@@ -105,7 +105,10 @@ class Enduring(Subject):
         raise NotImplementedError(_missing("server_on", "disk_full"))
 
     def overloaded(self) -> AbstractAsyncContextManager[str]:
-        """The address of an HTTP server that answers 429 or 503 with Retry-After; for `overloaded`."""
+        """The address of an HTTP server that answers 429 or 503 with Retry-After, once the service has started.
+
+        For `overloaded`. What comes after the `yield` can assert that the server was left alone meanwhile.
+        """
         raise NotImplementedError(_missing("overloaded", "overloaded"))
 
     # --- how it is done ---------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from svcframework.testing.faults import FaultProxy
 
 __all__ = ["FaultConformance"]
 
-_DEATHS = 40  # times at most that a process of ours is killed
+_DEATHS = 20  # times at most that a process of ours is killed
 _CUT = 5_000  # bytes of an answer that come through before the connection breaks
 
 
