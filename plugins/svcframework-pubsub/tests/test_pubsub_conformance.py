@@ -1,7 +1,7 @@
 """The service passes what every service must, on each backend."""
 
 from svcframework.testing import ServiceConformance
-from svcframework_pubsub import PubSubConfig, PubSubService
+from svcframework_pubsub import PubSubService
 
 
 class TestMemoryConformance(ServiceConformance):
@@ -12,4 +12,16 @@ class TestMemoryConformance(ServiceConformance):
 class TestPostgresConformance(ServiceConformance):
     service = PubSubService
     server = "postgres_server"
-    settings = {"backend": "postgres", "connect_timeout": 1.5, "heartbeat_interval": 0.5, "heartbeat_timeout": 0.5}
+    settings = {"backend": "postgres", "connect_timeout": 0.8, "heartbeat_interval": 0.4, "heartbeat_timeout": 0.4}
+
+
+class TestRedisConformance(ServiceConformance):
+    service = PubSubService
+    server = "valkey_server"
+    settings = {"backend": "redis", "connect_timeout": 0.8, "heartbeat_interval": 0.4, "heartbeat_timeout": 0.4}
+
+
+class TestNatsConformance(ServiceConformance):
+    service = PubSubService
+    server = "nats_server"
+    settings = {"backend": "nats", "connect_timeout": 0.8, "heartbeat_interval": 0.4, "heartbeat_timeout": 0.4}

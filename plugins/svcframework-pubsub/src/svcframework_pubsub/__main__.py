@@ -17,7 +17,7 @@ from svcframework.errors import ServiceFrameworkError
 from svcframework_pubsub.default import create_pubsub_client
 
 _BACKENDS = {"memory": ["memory"], "postgres": ["postgres"], "redis": ["redis"], "both": ["postgres", "redis"]}
-_CONFIGURED = {"postgres": ("DATABASE_URL", "DATABASE__DSN"), "redis": ("REDIS_URL", "REDIS_HOST", "REDIS__HOST")}
+_VARIABLES = {"postgres": ("DATABASE_URL",), "redis": ("REDIS_URL", "REDIS_HOST")}
 _MESSAGES = [{"thread_id": "abc123", "status": "running"}, "plain text", ["a", "list", 3]]
 _PATIENCE = 10.0  # seconds for a message to arrive
 
@@ -87,11 +87,11 @@ def _exchange(backend: str, address: str | None) -> list[str]:
 @contextmanager
 def _address(backend: str) -> Iterator[str | None]:
     """Where the server is: configured, or one that is started for this."""
-    if backend == "memory" or any(os.environ.get(name) for name in _CONFIGURED[backend]):
+    if backend == "memory" or any(os.environ.get(name) for name in _VARIABLES[backend]):
         say("   in this process" if backend == "memory" else "   on the configured server")
         yield None
     elif importlib.util.find_spec("svcframework_embedded") is None:
-        say(f"   no address is configured ({', '.join(_CONFIGURED[backend])}) and svcframework-embedded isn't installed")
+        say(f"   no address is configured ({', '.join(_VARIABLES[backend])}) and svcframework-embedded isn't installed")
         yield None
     else:
         from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - only here

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from svcframework_pubsub.channels import Topic
+
+if TYPE_CHECKING:
+    from svcframework_pubsub.collaborators import Transaction
+    from svcframework_pubsub.groups import Delivery, GroupTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,60 @@ class Backend(Protocol):
         """Read on."""
         ...
 
-    async def check(self) -> Condition:
-        """How it is, by asking the server."""
+    async def check(self, timeout: float) -> Condition:  # noqa: ASYNC109 - part of the protocol
+        """How it is, by asking the server.
+
+        Args:
+            timeout: Seconds after which the caller cancels, and takes it for ill in all parts.
+        """
+        ...
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """A backend that publishes inside a transaction by itself."""
+
+    async def publish_in(self, transaction: Transaction, channel: str, messages: Sequence[bytes]) -> None:
+        """Publish if and when the transaction commits."""
+        ...
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """A backend that keeps messages for groups."""
+
+    async def publish_durable(self, channel: str, messages: Sequence[bytes]) -> None:
+        """Return when the server has kept all messages, and sent them to whoever listens."""
+        ...
+
+    def group(self, channel: str, terms: GroupTerms) -> GroupSource:
+        """What a group has yet to handle."""
+        ...
+
+
+class GroupSource(Protocol):
+    """Where the messages of a group come from, for one of its consumers."""
+
+    async def open(self) -> None:
+        """Join the group; it is made if need be."""
+        ...
+
+    async def read(self, count: int) -> list[Delivery]:
+        """Up to `count` messages; none if none come for a while."""
+        ...
+
+    async def ack(self, delivery: Delivery) -> None:
+        """It is done."""
+        ...
+
+    async def release(self, delivery: Delivery) -> None:
+        """Give it to whoever reads next."""
+        ...
+
+    async def bury(self, delivery: Delivery, reason: str) -> None:
+        """Move it to the channel of the dead."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group."""
         ...

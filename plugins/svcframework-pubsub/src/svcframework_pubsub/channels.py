@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Topic(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def checked(name: str) -> str:
+def checked(name: object) -> str:
     """The name, if every backend can carry it.
 
     Raises:
@@ -31,7 +32,7 @@ def checked(name: str) -> str:
     """
     if not isinstance(name, str) or not name:
         raise ChannelNameError(name, "a text of at least one character is expected")
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
+    if any(unicodedata.category(character) == "Cc" for character in name):
         raise ChannelNameError(name, "it has control characters")
     try:
         size = len(name.encode())

@@ -7,6 +7,8 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -21,6 +23,7 @@ from svcframework.errors import (
 )
 from svcframework_pubsub.config import PubSubConfig
 from svcframework_pubsub.service import PubSubService
+from svcframework_pubsub.sparse import Sparse
 
 if TYPE_CHECKING:
     from svcframework_pubsub.message import Message
@@ -61,14 +64,19 @@ class _Loop:
         portal = self._portal
         if portal is None:
             raise ServiceUnavailableError(self._service.name, "the client is closed")
-        return portal.call(self._with_service, function)
+        try:
+            return portal.call(self._with_service, function)
+        except (CancelledError, RuntimeError) as error:
+            if self._portal is None:  # closed under the call
+                raise ServiceUnavailableError(self._service.name, "the client was closed") from error
+            raise
 
     def stop(self) -> None:
         """Stop the service and end the thread."""
         portal, self._portal = self._portal, None
         if portal is not None and self.pid == os.getpid():
             with contextlib.suppress(RuntimeError):  # the thread has ended already
-                portal.call(portal.stop, True)
+                portal.call(partial(portal.stop, cancel_remaining=True))
             self._thread.join(self._service.config.stop_timeout)
 
     def _run(self) -> None:
@@ -109,6 +117,7 @@ class PubSubClient:
         self._loop: _Loop | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
+        self._report = Sparse(_warn)
 
     def publish(self, channel: str, message: Any) -> bool:
         """Send a message to whoever listens to a channel now.
@@ -127,7 +136,7 @@ class PubSubClient:
         try:
             return self._call(lambda service: service.publish(channel, message))
         except _TROUBLE as error:
-            self._warn("publish failed", channel, error)
+            self._report("publish failed", channel=channel, error=_text(error))
             return False
 
     def listen(
@@ -198,7 +207,7 @@ class PubSubClient:
             return self._call(lambda service: service.on(channel, inbox.put))
         except _TROUBLE as error:
             if not self._is_closed:
-                self._warn("listen failed; trying again", channel, error)
+                self._report("listen failed; trying again", channel=channel, error=_text(error))
                 threading.Event().wait(_RETRY_DELAY)
             return None
 
@@ -206,13 +215,17 @@ class PubSubClient:
         try:
             callback(message.payload)
         except Exception as error:  # noqa: BLE001 - a boundary: the next message is handled nevertheless
-            self._warn("callback failed", channel, error)
+            self._report("callback failed", channel=channel, error=_text(error))
 
-    def _warn(self, event: str, channel: str, error: Exception) -> None:
-        from svcframework.log import ServiceLogger  # noqa: PLC0415 - structlog loads with the first trouble
 
-        text = str(error) if isinstance(error, ServiceFrameworkError) else f"{type(error).__name__}: {error}"
-        ServiceLogger("pubsub_client").warning(event, channel=channel, error=text)
+def _warn(event: str, **fields: Any) -> None:
+    from svcframework.log import ServiceLogger  # noqa: PLC0415 - structlog loads with the first trouble
+
+    ServiceLogger("pubsub_client").warning(event, **fields)
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, ServiceFrameworkError) else f"{type(error).__name__}: {error}"
 
 
 class _ThreadInbox:

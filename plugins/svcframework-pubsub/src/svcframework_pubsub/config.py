@@ -36,14 +36,19 @@ class PubSubConfig(ServiceConfig, prefix="pubsub"):
         default="raise",
         description="What a full queue does: block (stop reading), drop_oldest, or raise in the subscriber.",
     )
-    max_message_bytes: int = Field(default=1_048_576, gt=0, description="Bytes of the longest message, envelope and all.")
+    max_message_bytes: int = Field(
+        default=1_048_576, gt=0, description="Bytes of the longest message, envelope and all."
+    )
     heartbeat_interval: float = Field(default=2.0, gt=0, description="Seconds between two proofs that we still hear.")
     heartbeat_timeout: float = Field(default=2.0, gt=0, description="Seconds until a silent server counts as lost.")
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds one attempt to connect may take.")
     reconnect_delay: float = Field(default=0.03, gt=0, description="Seconds between two attempts to connect again.")
     drain_timeout: float = Field(default=2.0, ge=0, description="Seconds that callbacks have at a stop to catch up.")
-    dedup_window: int = Field(
-        default=4096, ge=0, description="Ids remembered per channel, where a message may come twice; 0 for none."
+    dedup_window: int | None = Field(
+        default=None,
+        ge=0,
+        description="Ids remembered per channel, so that a message that comes twice is delivered once; when not given, "
+        "4096 with a fallback or an outbox, else 0.",
     )
     payload_retention: float = Field(
         default=3600.0, gt=0, description="Seconds a payload too long for NOTIFY is kept in its table."
@@ -60,3 +65,18 @@ class PubSubConfig(ServiceConfig, prefix="pubsub"):
         default=30.0, gt=0, description="Seconds without an ack after which a message goes to another consumer."
     )
     max_deliveries: int = Field(default=5, gt=0, description="Deliveries without an ack before a message is dead.")
+
+
+class ServerVariables(ServiceConfig, prefix="pubsub_servers"):
+    """The variables that programs of seed 001 are configured with, where nothing else says where a server is."""
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_URL"), description="Address of PostgreSQL."
+    )
+    redis_host: str | None = Field(
+        default=None, validation_alias=AliasChoices("REDIS_HOST"), description="Host name of Redis."
+    )
+    redis_port: int = Field(default=6379, validation_alias=AliasChoices("REDIS_PORT"), description="TCP port of Redis.")
+    redis_password: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("REDIS_PASSWORD"), description="Password of Redis."
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
 from svcframework.config import load_config
 from svcframework_pubsub.client import PubSubClient
-from svcframework_pubsub.config import PubSubConfig
+from svcframework_pubsub.config import PubSubConfig, ServerVariables
 
 _ALIASES = {"postgresql": "postgres", "valkey": "redis", "pg": "postgres"}
 
@@ -35,8 +34,9 @@ def create_pubsub_client(backend: str | None = None, connection_string: str | No
     if connection_string is not None:
         values["url"] = connection_string
     config = load_config(PubSubConfig, values=values)
-    if config.backend == "redis" and "fallback" not in config.model_fields_set and os.environ.get("DATABASE_URL"):
-        config = config.model_copy(update={"fallback": "postgres"})
+    if config.backend == "redis" and "fallback" not in config.model_fields_set:
+        has_other = load_config(ServerVariables).database_url is not None
+        config = config.model_copy(update={"fallback": "postgres" if has_other else "none"})
     return PubSubClient(config)
 
 

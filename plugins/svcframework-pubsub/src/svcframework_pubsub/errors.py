@@ -58,8 +58,8 @@ class SubscriptionOverflowError(PubSubError):
     def __init__(self, name: str, limit: int) -> None:
         self.name, self.limit = name, limit
         super().__init__(
-            f"{limit} messages wait for the subscriber of {name} and one more came: read faster, raise `queue_size`, or "
-            "subscribe with overflow='drop_oldest' or 'block'."
+            f"{limit} messages wait for the subscriber of {name} and one more came: read faster, raise `queue_size`, "
+            "or subscribe with overflow='drop_oldest' or 'block'."
         )
 
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import anyio
 
-from svcframework.deadlines import effective_timeout
 from svcframework.errors import ServiceTimeoutError
 from svcframework_pubsub.backend import Condition
 from svcframework_pubsub.channels import Topic
@@ -67,7 +66,7 @@ class MemoryBackend:
     def resume(self) -> None:
         """Publishers ask the router."""
 
-    async def check(self) -> Condition:
+    async def check(self, timeout: float) -> Condition:  # noqa: ARG002, ASYNC109 - the caller keeps it
         """Always well."""
         return Condition(publishes=True, listens=True, message="in memory")
 
@@ -83,8 +82,7 @@ class MemoryBackend:
             self._is_delivering = False
 
     async def _until_there_is_room(self) -> None:
-        limit = effective_timeout(self._timeout)
-        with anyio.move_on_after(limit):
+        with anyio.move_on_after(self._timeout):
             await self._router.flowing()
             return
-        raise ServiceTimeoutError("publish in memory", limit, hint="a subscriber with overflow='block' is full")
+        raise ServiceTimeoutError("publish in memory", self._timeout, hint="a subscriber with overflow='block' is full")

@@ -1,5 +1,6 @@
 """How a message becomes a NOTIFY: channel names, texts and the one statement. Pure; knows no connection."""
 
+# ruff: noqa: S608 - the statements are made of constants of this module; names and texts are bound
 from __future__ import annotations
 
 import base64
@@ -19,26 +20,32 @@ _RESERVED: Final = "svc:"
 _MAX_CHANNEL: Final = 63  # bytes, NAMEDATALEN - 1
 MAX_TEXT: Final = 7999
 """Bytes that fit into one notification."""
+SAFE_SIZE: Final = MAX_TEXT - 256
+"""Bytes of a message that fits whatever its channel is called."""
 
 # Held in shared mode by who listens to patterns. Publishers try to take it: if they can't, somebody does.
 PATTERNS_LOCK: Final = int.from_bytes(hashlib.sha256(b"svcframework pubsub patterns").digest()[:8], signed=True)
 
-_PLAIN = "SELECT pg_notify(c, x) FROM unnest($1::text[], $2::text[]) AS t(c, x)"
-_AGAIN = f"""
-    SELECT pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END)
-    FROM unnest($1::text[], $2::text[]) AS t(c, x)"""
-_HEARD = f"""
-    (SELECT CASE WHEN pg_try_advisory_lock({PATTERNS_LOCK}) THEN NOT pg_advisory_unlock({PATTERNS_LOCK}) ELSE true END)"""
+_UNHEARD = f"CASE WHEN pg_try_advisory_lock({PATTERNS_LOCK}) THEN pg_advisory_unlock({PATTERNS_LOCK}) ELSE false END"
+_TEXTS = "unnest($2::text[]) AS t(x)"
+_PAIRS = "unnest($1::text[], $2::text[]) AS t(c, x)"
 
-PUBLISH: Final = f"""
-    WITH sent AS ({_PLAIN}), again AS ({_AGAIN} WHERE {_HEARD})
-    SELECT (SELECT count(*) FROM sent) + (SELECT count(*) FROM again)"""
-"""Takes channels and texts. One row comes back whatever the number; patterns cost only while somebody listens."""
+PUBLISH_TO_ONE: Final = f"SELECT count(pg_notify($1::text, x)) > 0 AND {_UNHEARD} FROM {_TEXTS}"
+"""Takes one channel and texts. One row comes back whatever the number: true when nobody listens to patterns."""
+
+PUBLISH: Final = f"SELECT count(pg_notify(c, x)) > 0 AND {_UNHEARD} FROM {_PAIRS}"
+"""The same for texts of one channel each."""
+
+PUBLISH_TO_PATTERNS: Final = f"""
+    SELECT count(pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END))
+    FROM {_PAIRS}"""
+"""Takes channels and texts as well: what is to be done when somebody listens."""
 
 PUBLISH_IN_TRANSACTION: Final = f"""
-    WITH sent AS ({_PLAIN}), again AS ({_AGAIN})
-    SELECT (SELECT count(*) FROM sent) + (SELECT count(*) FROM again)"""
-"""The same, heard too by who subscribes to a pattern between the statement and the commit."""
+    SELECT count(pg_notify(c, x)),
+           count(pg_notify('{ANY}', CASE WHEN starts_with(c, '{_LONG}') THEN x ELSE c || E'\\n' || x END))
+    FROM {_PAIRS}"""
+"""Both at once, for a transaction: who subscribes to a pattern between the statement and the commit hears it too."""
 
 
 @lru_cache(maxsize=4096)
@@ -62,7 +69,7 @@ def notification(name: str, data: bytes) -> tuple[str, str]:
 
 def fits(name: str, data: bytes) -> bool:
     """Whether a message fits into a notification, also into that for patterns."""
-    return len(data) <= MAX_TEXT - 256 or len(name.encode()) + 1 + len(data) <= MAX_TEXT
+    return len(data) <= SAFE_SIZE or len(name.encode()) + 1 + len(data) <= MAX_TEXT
 
 
 def split(text: str) -> tuple[str, str]:

@@ -9,6 +9,8 @@ import anyio
 from svcframework import BaseService, ServiceState
 from svcframework.background import Background
 
+_RESTART_DELAY = 1.0  # seconds
+
 
 class Owned:
     """Starts, runs and stops one service as a host would; lives as long as its owner runs.
@@ -61,7 +63,8 @@ class Owned:
         while True:
             try:
                 await self.service.on_run()
+            except Exception:  # a boundary: its background work is begun again
+                self.service.logger.exception("on_run failed")
+                await anyio.sleep(_RESTART_DELAY)
+            else:
                 return
-            except Exception as error:  # noqa: BLE001 - a boundary: its background work is begun again
-                self.service.logger.error("on_run failed", error=f"{type(error).__name__}: {error}")
-                await anyio.sleep(1.0)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svcframework.background import Background
-from svcframework.deadlines import effective_timeout
-from svcframework.errors import DatabaseError, ServiceFrameworkError, ServiceTimeoutError
+from svcframework.errors import ConnectionFailedError, DatabaseError, ServiceFrameworkError, ServiceTimeoutError
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
 from svcframework_pubsub.notifying import ANY, PATTERNS_LOCK
 from svcframework_pubsub.pgpublisher import farewell_to
@@ -90,6 +89,9 @@ class PostgresListener:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await keeper.end()
+        for wish in self._wishes.values():
+            wish.error = ConnectionFailedError("subscribe on PostgreSQL: the service was stopped")
+            wish.granted.set()
         self._wishes.clear()
         await self._forget()
 
@@ -110,7 +112,7 @@ class PostgresListener:
         if self._live.get(channel) == heard and self.is_connected:
             wish.granted.set()
         self._wake.set()
-        limit = effective_timeout(self._pace.timeout)
+        limit = self._pace.timeout  # a caller's deadline cancels by itself
         try:
             async with asyncio.timeout(limit):
                 await wish.granted.wait()
@@ -192,7 +194,8 @@ class PostgresListener:
                 await self._within(self._connection.fetchval("SELECT pg_advisory_lock_shared($1)", PATTERNS_LOCK))
         except DRIVER_ERRORS as error:
             ours = translate(error, "LISTEN", self._pace.heartbeat_timeout)
-            if isinstance(ours, DatabaseError) and ours.sqlstate:
+            # One that was granted once stays: the server may be a standby after a failover, and another one come.
+            if isinstance(ours, DatabaseError) and ours.sqlstate and not wish.granted.is_set():
                 wish.error = ours
                 del self._wishes[name]
                 wish.granted.set()

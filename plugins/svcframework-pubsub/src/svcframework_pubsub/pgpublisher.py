@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from svcframework.background import Background
-from svcframework.errors import ConnectionFailedError, ServiceFrameworkError
+from svcframework.errors import ConnectionFailedError, ServiceFrameworkError, ServiceTimeoutError
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
-from svcframework_pubsub.notifying import PUBLISH
+from svcframework_pubsub.notifying import PUBLISH, PUBLISH_TO_ONE, PUBLISH_TO_PATTERNS
 
 _MAX_BATCH = 5_000  # messages of one statement, about
-_CLOSE_TIMEOUT = 0.3  # seconds for the farewell of a connection
+_READ_ONLY = "25006"
+_CLOSE_TIMEOUT = 0.1  # seconds for the farewell of a connection
 
 
 class _Batch:
@@ -51,9 +52,14 @@ class PostgresPublisher:
     def __init__(self, open_connection: Callable[[], Awaitable[Any]], *, timeout: float) -> None:
         self._open, self._limit = open_connection, timeout / 2  # one statement that is under way, and one's own
         self._connection: Any = None
+        self._to_one: Any = None
+        self._to_many: Any = None
         self._gathering = _Batch()
         self._full: deque[_Batch] = deque()
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent_at: float | None = None
+        self._is_late = False
         self._writer: Background | None = None
         self._farewells: set[asyncio.Future[None]] = set()
 
@@ -63,7 +69,7 @@ class PostgresPublisher:
         Raises:
             ServiceFrameworkError: As `open_connection`.
         """
-        self._connection = await self._open()
+        await self._connect()
         self._writer = Background(self._write, name="pubsub: publish on PostgreSQL")
 
     async def close(self) -> None:
@@ -75,6 +81,9 @@ class PostgresPublisher:
         while self._full:
             self._full.popleft().fail(ConnectionFailedError("publish on PostgreSQL: the service was stopped"))
         self._gathering = _Batch()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._discard()
         if self._farewells:
             await asyncio.wait(self._farewells, timeout=_CLOSE_TIMEOUT * 2)
@@ -91,7 +100,10 @@ class PostgresPublisher:
         return future
 
     def submit_many(self, channels: Sequence[str], texts: Sequence[str]) -> asyncio.Future[None]:
-        """Queue many notifications, which stay in their order. Otherwise as `submit`; none at all asks for an answer."""
+        """Queue many notifications, which stay in their order. Otherwise as `submit`.
+
+        None at all asks the server for an answer.
+        """
         batch, future = self._joined()
         batch.channels.extend(channels)
         batch.texts.extend(texts)
@@ -105,15 +117,17 @@ class PostgresPublisher:
             self._gathering = _Batch()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gathering.futures.append(future)
-        self._wake.set()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
         return self._gathering, future
 
     async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
             while self._full or self._gathering.futures:
                 await self._send(self._next())
+            self._wake = loop.create_future()
+            await self._wake
 
     def _next(self) -> _Batch:
         if self._full:
@@ -134,23 +148,62 @@ class PostgresPublisher:
         else:
             batch.succeed()
 
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self._limit):
+            self._connection = await self._open()
+            self._to_one = await self._connection.prepare(PUBLISH_TO_ONE)
+            self._to_many = await self._connection.prepare(PUBLISH)
+
     async def _run(self, channels: list[str], texts: list[str]) -> None:
         try:
-            async with asyncio.timeout(self._limit):
-                if self._connection is None or self._connection.is_closed():
-                    self._discard()
-                    self._connection = await self._open()
-                await self._connection.fetch(PUBLISH, channels, texts)
+            if self._connection is None or self._connection.is_closed():
+                self._discard()
+                await self._connect()
+            self._watch()
+            try:
+                if channels and channels.count(channels[0]) == len(channels):
+                    is_done = await self._to_one.fetchval(channels[0], texts)
+                else:
+                    is_done = await self._to_many.fetchval(channels, texts)
+                if not is_done and channels:
+                    await self._connection.fetchval(PUBLISH_TO_PATTERNS, channels, texts)
+            finally:
+                self._sent_at = None
         except ServiceFrameworkError:
             raise
         except DRIVER_ERRORS as error:
+            if self._is_late:
+                self._discard()
+                raise ServiceTimeoutError("publish on PostgreSQL", self._limit) from error
             ours = translate(error, "publish on PostgreSQL", self._limit)
-            if not getattr(ours, "sqlstate", None):  # the server has answered with an error: the connection is sound
+            # A server that has answered is sound, unless it is a standby, which it was not when we connected.
+            if getattr(ours, "sqlstate", None) in {None, _READ_ONLY}:
                 self._discard()
             raise ours from error
         except BaseException:
             self._discard()
             raise
+
+    # --- one timer for all statements, since one of its own would cost each of them dearly ------------------
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sent_at, self._is_late = loop.time(), False
+        if self._timer is None:
+            self._timer = loop.call_later(self._limit, self._look)
+
+    def _look(self) -> None:
+        """End the connection if its statement takes too long; come again if it may do so later."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        if self._sent_at is None:
+            return
+        left = self._sent_at + self._limit - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._look)
+        elif self._connection is not None:
+            self._is_late = True
+            self._connection.terminate()
 
     def _discard(self) -> None:
         connection, self._connection = self._connection, None

@@ -17,6 +17,7 @@ from svcframework_pubsub.notifying import (
     ANY,
     PUBLISH_IN_TRANSACTION,
     REFERENCE_SIZE,
+    SAFE_SIZE,
     fits,
     notification,
     pg_channel,
@@ -87,8 +88,9 @@ class PostgresBackend:
         for task in tasks:
             await task.end()
         self._behind.clear()
-        await self._listener.close()
-        await self._publisher.close()
+        async with anyio.create_task_group() as both:
+            both.start_soon(self._listener.close)
+            both.start_soon(self._publisher.close)
 
     # --- publishing -------------------------------------------------------------------------------------
 
@@ -118,13 +120,15 @@ class PostgresBackend:
         self, channel: str, messages: Sequence[bytes], transaction: Statements | None = None
     ) -> tuple[list[str], list[str]]:
         """Channels and texts; long messages are put into their table and referred to."""
-        long = {data for data in messages if not fits(channel, data)}
+        is_short = max(map(len, messages), default=0) <= SAFE_SIZE
+        long = set() if is_short else {data for data in messages if not fits(channel, data)}
         if long:
             await self._payloads.store(list(long), transaction)
             messages = [reference(data) if data in long else data for data in messages]
         name = pg_channel(channel)
-        head = "" if name == channel else f"{channel}\n"
-        return [name] * len(messages), [head + data.decode() for data in messages]
+        if name == channel:
+            return [name] * len(messages), b"\n".join(messages).decode().split("\n")
+        return [name] * len(messages), [f"{channel}\n{data.decode()}" for data in messages]
 
     async def _kept(self, data: bytes) -> bytes:
         await self._payloads.store([data])
@@ -215,7 +219,7 @@ class PostgresBackend:
 
     # --- health -----------------------------------------------------------------------------------------
 
-    async def check(self) -> Condition:
+    async def check(self, timeout: float) -> Condition:  # noqa: ARG002, ASYNC109 - the caller keeps it
         """Ask on the connection that publishes; the heartbeat asks on the one that listens."""
         usage = self._listener.queue_usage
         details = {"notification_queue": round(usage, 4)}

@@ -58,7 +58,7 @@ class Route:
         for sink in self.sinks:
             try:
                 sink.receive(message)
-            except Exception as error:  # noqa: BLE001, PERF203 - a boundary: one subscriber must not silence the others
+            except Exception as error:  # noqa: BLE001 - a boundary: one subscriber must not silence the others
                 sink.failed(error, message)
 
     def _is_repeated(self, data: bytes | str) -> bool:
@@ -224,10 +224,13 @@ class Router:
             for sink in route.sinks:
                 sink.failed(error, None)
 
-    def deaf(self, seconds: float) -> None:
-        """The backend heard nothing for `seconds`; every subscriber is told."""
+    def deaf(self, seconds: float, topic: Topic | None = None) -> None:
+        """The backend heard nothing for `seconds`, or nothing of one topic; its subscribers are told."""
         self.gaps += 1
-        for route in [*self.channels.values(), *self.patterns.values()]:
+        routes = [*self.channels.values(), *self.patterns.values()]
+        if topic is not None:
+            routes = [route for name, route in self._table(topic).items() if name == topic.name]
+        for route in routes:
             for sink in route.sinks:
                 try:
                     sink.deaf(seconds)

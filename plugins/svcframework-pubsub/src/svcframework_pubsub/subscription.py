@@ -13,6 +13,7 @@ import anyio
 
 from svcframework.background import Background
 from svcframework.context import service_context
+from svcframework.errors import IllegalStateError, ServiceFrameworkError
 from svcframework_pubsub.channels import Topic
 from svcframework_pubsub.config import Overflow
 from svcframework_pubsub.errors import MalformedMessageError, SubscriptionOverflowError
@@ -132,7 +133,7 @@ class Inbox:
 
     def _take(self, message: Message[Any]) -> None:
         if self._decode is not None:
-            message = typed(message, self._decode, _name_of(self.terms.model))
+            message = typed(message, self._decode, name_of(self.terms.model))
         if self._callback is not None:
             self._callback(message)
             return
@@ -173,7 +174,7 @@ class Subscription(Generic[PayloadT]):
     def __init__(self, topics: Sequence[Topic], inbox: Inbox, on_close: Callable[[Subscription[Any]], None]) -> None:
         self._topics, self._inbox = tuple(topics), inbox
         self._on_close = on_close
-        self._is_open = False
+        self._is_open = self._was_closed = False
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     @property
@@ -194,7 +195,10 @@ class Subscription(Generic[PayloadT]):
         Raises:
             ConnectionFailedError: The server can't be reached.
             ServiceTimeoutError: It did not answer in time.
+            IllegalStateError: It was closed.
         """
+        if self._inbox.is_closed:
+            raise IllegalStateError("open a Subscription", "closed", fix="subscribe again")
         if self._is_open:
             return self
         self._is_open = True
@@ -212,6 +216,7 @@ class Subscription(Generic[PayloadT]):
 
     async def close(self) -> None:
         """Stop listening; messages that haven't been read are dropped. Never waits for a server."""
+        self._was_closed = True
         self._inbox.queue.clear()
         if self._finalizer is not None:
             self._finalizer()
@@ -229,7 +234,12 @@ class Subscription(Generic[PayloadT]):
 
     async def __anext__(self) -> Message[PayloadT]:
         if not self._is_open:
-            await self.open()
+            try:
+                await self.open()
+            except ServiceFrameworkError:
+                if self._was_closed:  # while it was opened: the service stops
+                    raise StopAsyncIteration from None
+                raise
         return await self._inbox.get()
 
     def __repr__(self) -> str:
@@ -254,6 +264,7 @@ class CallbackSubscription(Subscription[PayloadT]):
         self._awaited = callback if is_async(callback) else None
         self._worker: Background | None = None
         self._is_busy = False
+        self._caught_up = anyio.Event()
 
     async def open(self) -> Self:
         """Return when the callback will be told of all that is published from now on."""
@@ -274,8 +285,8 @@ class CallbackSubscription(Subscription[PayloadT]):
         """Stop listening, and return when the callback is through with what has arrived."""
         if self._finalizer is not None:
             self._finalizer()
-        while self._worker is not None and (self._inbox.queue or self._is_busy):
-            await anyio.sleep(0.005)
+        if self._worker is not None and (self._inbox.queue or self._is_busy):
+            await self._caught_up.wait()
         await self.close()
 
     async def _end_worker(self) -> None:
@@ -300,6 +311,9 @@ class CallbackSubscription(Subscription[PayloadT]):
                 self._inbox.failed(error, message)
             finally:
                 self._is_busy = False
+            if not self._inbox.queue:
+                self._caught_up.set()
+                self._caught_up = anyio.Event()
 
 
 def is_async(callback: object) -> bool:
@@ -316,5 +330,6 @@ def _release(inbox: Inbox, topics: Sequence[Topic]) -> None:
     inbox.close()
 
 
-def _name_of(model: Any) -> str:
+def name_of(model: Any) -> str:
+    """What errors call a model."""
     return getattr(model, "__name__", None) or str(model)

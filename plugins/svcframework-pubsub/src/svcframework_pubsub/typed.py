@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from svcframework_pubsub.collaborators import Transaction
+    from svcframework_pubsub.groups import GroupSubscription, GroupWorker
     from svcframework_pubsub.service import PubSubService
     from svcframework_pubsub.subscription import Callback, CallbackSubscription, Subscription
 
@@ -22,16 +23,18 @@ class Channel(Generic[T]):
     def __init__(self, pubsub: PubSubService, name: str, model: type[T], *, schema_version: int) -> None:
         self._pubsub, self.name, self.model, self.schema_version = pubsub, name, model, schema_version
 
-    async def publish(self, message: T, *, transaction: Transaction | None = None) -> bool:
+    async def publish(self, message: T, *, transaction: Transaction | None = None, durable: bool | None = None) -> bool:
         """As `PubSubService.publish`."""
         return await self._pubsub.publish(
-            self.name, message, transaction=transaction, schema_version=self.schema_version
+            self.name, message, transaction=transaction, durable=durable, schema_version=self.schema_version
         )
 
-    async def publish_many(self, messages: Iterable[T], *, transaction: Transaction | None = None) -> int:
+    async def publish_many(
+        self, messages: Iterable[T], *, transaction: Transaction | None = None, durable: bool | None = None
+    ) -> int:
         """As `PubSubService.publish_many`."""
         return await self._pubsub.publish_many(
-            self.name, messages, transaction=transaction, schema_version=self.schema_version
+            self.name, messages, transaction=transaction, durable=durable, schema_version=self.schema_version
         )
 
     def subscribe(self, **terms: Any) -> Subscription[T]:
@@ -41,6 +44,14 @@ class Channel(Generic[T]):
     async def on(self, callback: Callback[T], **terms: Any) -> CallbackSubscription[T]:
         """As `PubSubService.on`; each payload is an instance of the type."""
         return await self._pubsub.on(self.name, callback, model=self.model, **terms)
+
+    def group(self, group: str, **terms: Any) -> GroupSubscription[T]:
+        """As `PubSubService.group`; each payload is an instance of the type."""
+        return self._pubsub.group(self.name, group, model=self.model, **terms)
+
+    async def on_group(self, group: str, callback: Callback[T], **terms: Any) -> GroupWorker:
+        """As `PubSubService.on_group`; each payload is an instance of the type."""
+        return await self._pubsub.on_group(self.name, group, callback, model=self.model, **terms)
 
     def __repr__(self) -> str:
         return f"<Channel {self.name!r} of {getattr(self.model, '__name__', self.model)}>"

@@ -339,6 +339,12 @@ class Link(asyncio.Protocol):
             at = marks[0][1] + self._timeout if marks else now + self._timeout
             self._timer = self._loop.call_at(at, self._look_for_late)
 
+    def set_reading(self, *, wanted: bool) -> None:
+        """Read from the server, or leave what it says in the network's buffers and then in its own."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.is_reading() is not wanted:
+            transport.resume_reading() if wanted else transport.pause_reading()
+
     def retire(self) -> None:
         """Send nothing more; close when nobody waits for a reply."""
         self.is_retired = True

@@ -55,6 +55,7 @@ class RedisSubscriber:
         self._keeper: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._questions = 0
+        self._is_paused = False
         self.reconnects = 0
         """How often it has come back."""
 
@@ -123,6 +124,24 @@ class RedisSubscriber:
     async def punsubscribe(self, *patterns: str | bytes) -> None:
         """Hear patterns no more. Errors as `subscribe`."""
         await self._change("PUNSUBSCRIBE", patterns, self._patterns, is_wanted=False)
+
+    # --- backpressure -----------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Read no more messages until `resume`; a few that were read already still come.
+
+        The server keeps the others, up to its `client-output-buffer-limit` for pub/sub; then it hangs up, which is a
+        gap like any other. There is no heartbeat meanwhile, and no subscribing.
+        """
+        self._is_paused = True
+        if self._link is not None:
+            self._link.set_reading(wanted=False)
+
+    def resume(self) -> None:
+        """Read on."""
+        self._is_paused = False
+        if self._link is not None:
+            self._link.set_reading(wanted=True)
 
     async def _change(
         self, command: str, names: Sequence[str | bytes], wanted: dict[bytes, None], *, is_wanted: bool
@@ -217,7 +236,7 @@ class RedisSubscriber:
 
     async def _beat(self) -> None:
         link = self._link
-        if link is None:
+        if link is None or self._is_paused:
             return
         try:
             async with asyncio.timeout(self._config.timeout), self._changing:
