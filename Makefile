@@ -28,8 +28,8 @@ docs: ## Build the documentation into site/
 docs-serve: ## Serve the documentation with live reload
 	@$(PY) -m mkdocs serve
 
-bench: ## Compare with the peers, side by side, in one run; writes docs/reference/benchmarks.md (ARGS="--rows scoped")
-	@$$(scripts/env.sh bench)/bin/python -m benchmarks $(or $(ARGS),--markdown docs/reference/benchmarks.md)
+bench: ## Compare with the peers, side by side; writes docs/reference/benchmarks*.md (ARGS="--rows data", "--rows scoped")
+	@$$(scripts/env.sh bench)/bin/python -m benchmarks $(or $(ARGS),--markdown docs/reference/benchmarks.md --data-markdown docs/reference/benchmarks-data.md)
 
 faults: ## Break every service in every way, on real servers; writes docs/reference/faults.md
 	@$(PY) scripts/write_fault_matrix.py $(ARGS)

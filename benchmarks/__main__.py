@@ -15,6 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks import many
+from benchmarks.data import report as data_report
+from benchmarks.data import run as data
+from benchmarks.data.contract import CONNECTIONS
+from benchmarks.data.report import DataRun
+from benchmarks.data.rows import ROWS as DATA_ROWS
 from benchmarks.goals import verdicts
 from benchmarks.measure import Timing, compile_once, race
 from benchmarks.report import OURS, Result, Run, as_json, as_markdown
@@ -40,32 +45,63 @@ START_TABLE = "Start"
 def main() -> int:
     """Run what the command line says; 1 when svcframework itself fails a check."""
     options = parse()
-    run = asyncio.run(compare(options))
-    markdown = as_markdown(run)
-    for path, text in ((options.json, as_json(run)), (options.markdown, markdown)):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    if options.markdown is None:
-        print(markdown)
-    progress("\n".join(verdicts(run)))
-    return 1 if any(name == OURS for name, _, _ in run.skipped) else 0
+    skipped: list[tuple[str, str, str]] = []
+    if options.injection:
+        run = asyncio.run(compare(options))
+        skipped += run.skipped
+        publish(as_markdown(run), options.markdown)
+        keep(as_json(run), options.json)
+        progress("\n".join(verdicts(run)))
+    if options.data:
+        found = data_run(options)
+        asyncio.run(compare_data(options, found))
+        skipped += found.skipped
+        publish(data_report.as_markdown(found), options.data_markdown)
+        keep(data_report.as_json(found), options.data_json)
+        progress("\n".join(data_report.told(found)))
+    return 1 if any(name.startswith(OURS) for name, _, _ in skipped) else 0
+
+
+def publish(page: str, path: Path | None) -> None:
+    """Write the page, or print it."""
+    if path is None:
+        print(page)
+    else:
+        keep(page, path)
+
+
+def keep(text: str, path: Path | None) -> None:
+    """Write a file, if one is asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    keys = [*(row.key for row in ROWS), *MANY]
-    parser.add_argument("--rows", nargs="+", choices=keys, default=keys, metavar="ROW", help=", ".join(keys))
+    groups = {"injection": [*(row.key for row in ROWS), *MANY], "data": [row.key for row in DATA_ROWS]}
+    keys = [*groups, *groups["injection"], *groups["data"]]
+    parser.add_argument("--rows", nargs="+", choices=keys, default=list(groups), metavar="ROW", help=", ".join(keys))
     parser.add_argument("--peers", nargs="+", choices=MODULES, default=MODULES, metavar="PEER", help=", ".join(MODULES))
     parser.add_argument("--rounds", type=int, default=None, help="rounds per row (default 21)")
     parser.add_argument("--quick", action="store_true", help="few, short rounds: to see that it works")
-    parser.add_argument("--json", type=Path, help="keep all figures there")
-    parser.add_argument("--markdown", type=Path, help="write the docs page there instead of printing it")
+    parser.add_argument("--json", type=Path, help="keep all figures of the injection rows there")
+    parser.add_argument("--markdown", type=Path, help="write their docs page there instead of printing it")
+    parser.add_argument("--data-json", type=Path, help="keep all figures of the data rows there")
+    parser.add_argument("--data-markdown", type=Path, help="write their docs page there instead of printing it")
     options = parser.parse_args()
+    options.injection = chosen(options.rows, "injection", groups["injection"])
+    options.data = chosen(options.rows, "data", groups["data"])
+    options.data_rounds = options.rounds or (3 if options.quick else 11)
     options.rounds = options.rounds or (3 if options.quick else 21)
     options.seconds = 0.005 if options.quick else 0.05
     return options
+
+
+def chosen(rows: list[str], group: str, keys: list[str]) -> list[str]:
+    """The rows of a group that were asked for, by their names or the group's."""
+    return keys if group in rows else [key for key in keys if key in rows]
 
 
 # --- the run --------------------------------------------------------------------------------------------
@@ -73,20 +109,25 @@ def parse() -> argparse.Namespace:
 
 async def compare(options: argparse.Namespace) -> Run:
     """Everything that is asked for, row after row."""
-    environment = {
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processors": f"{os.cpu_count()} processors",
-    }
-    today = dt.datetime.now(dt.UTC).date().isoformat()
-    run = Run(today, environment, {}, options.rounds, await empty_loop())
+    run = Run(today(), environment(), {}, options.rounds, await empty_loop())
     adapters = load(options.peers, run)
     for row in ROWS:
-        if row.key in options.rows:
+        if row.key in options.injection:
             progress(row.key)
             await compare_row(row, adapters, run, options)
     await compare_many(adapters, run, options)
     return run
+
+
+def data_run(options: argparse.Namespace) -> DataRun:
+    """A run of the data rows, with nothing found yet."""
+    return DataRun(today(), environment(), options.data_rounds, CONNECTIONS)
+
+
+async def compare_data(options: argparse.Namespace, run: DataRun) -> None:
+    """The data rows that are asked for."""
+    effort = data.Effort(rounds=run.rounds, seconds=0.02 if options.quick else 0.1, trips=20 if options.quick else 100)
+    await data.compare_data(options.data, run, effort, lambda *what: skip(run, *what), progress)
 
 
 async def empty_loop() -> float:
@@ -155,7 +196,7 @@ async def compare_many(adapters: list[Adapter], run: Run, options: argparse.Name
             run.results[key] = Result(title, table, timings, unit=unit, notes=notes)
 
     rounds = 1 if options.quick else min(options.rounds, 7)
-    if "build" in options.rows:
+    if "build" in options.injection:
         few, lots = (200, 2_000) if options.quick else (1_000, 10_000)
         progress("build")
         times = many.build_times(adapters, count=few, rounds=rounds, budget=5.0, failed=failed)
@@ -163,16 +204,16 @@ async def compare_many(adapters: list[Adapter], run: Run, options: argparse.Name
         own = [adapter for adapter in adapters if adapter.name in {"hand", "svcframework"}]
         times = many.build_times(own, count=lots, rounds=rounds, budget=30.0, failed=failed)
         add("build-large", f"{lots:,} services", many.summary(times), "ms")
-    if "memory" in options.rows:
+    if "memory" in options.injection:
         progress("memory")
         sizes = many.memory_per_service(adapters, failed=failed)
         add("memory", "bytes per service", many.sizes_as_timings(sizes), "bytes")
-    if "import" in options.rows:
+    if "import" in options.injection:
         for purpose in ("import", "import and declare"):
             progress(purpose)
             times = many.import_times(adapters, purpose=purpose, rounds=rounds, failed=failed)
             add(purpose, purpose, many.summary(times), "ms")
-    if "start" in options.rows:
+    if "start" in options.injection:
         progress("start")
         clock, _ = await many.start_times(adapters, count=200, seconds=0.05, rounds=min(rounds, 3), failed=failed)
         add("start-slow", "200 services of 50 ms, by the clock", many.summary(clock), "ms", START_TABLE)
@@ -184,7 +225,21 @@ async def compare_many(adapters: list[Adapter], run: Run, options: argparse.Name
 # --- telling --------------------------------------------------------------------------------------------
 
 
-def skip(run: Run, name: str, row: str, error: BaseException) -> None:
+def today() -> str:
+    """ISO date."""
+    return dt.datetime.now(dt.UTC).date().isoformat()
+
+
+def environment() -> dict[str, str]:
+    """What it runs on."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processors": f"{os.cpu_count()} processors",
+    }
+
+
+def skip(run: Run | DataRun, name: str, row: str, error: BaseException) -> None:
     """Keep why something isn't measured."""
     run.skipped.append((name, row, reason(error)))
     progress(f"{name} left out of {row}: {reason(error)}")

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
@@ -40,7 +40,7 @@ class Timing:
 def compile_once(operation: Operation) -> Callable[[], Awaitable[Any]]:
     """A coroutine function that runs the operation once and returns its value."""
     body = operation.code if operation.is_statement else f"return {operation.code}"
-    return cast("Callable[[], Awaitable[Any]]", _compile(operation, f"async def made():\n  {body}"))
+    return cast("Callable[[], Awaitable[Any]]", compiled(operation.names, f"async def made():\n  {body}"))
 
 
 def compile_loop(operation: Operation) -> Loop:
@@ -56,7 +56,7 @@ def compile_loop(operation: Operation) -> Loop:
         f"    {operation.code}",
         "  return __clock() - __started",
     ]
-    loop = _compile(operation, "\n".join(lines), __clock=time.process_time, __repeat=repeat)
+    loop = compiled({**operation.names, "__clock": time.process_time, "__repeat": repeat}, "\n".join(lines))
     if is_async:
         return cast("Loop", loop)
 
@@ -66,9 +66,11 @@ def compile_loop(operation: Operation) -> Loop:
     return run
 
 
-def _compile(operation: Operation, source: str, **more: Any) -> Any:
-    # Closure variables: as fast as a handler's own globals at best, the same for every contestant.
-    names = {**operation.names, **more}
+def compiled(names: Mapping[str, Any], source: str) -> Any:
+    """What the source defines as `made`, the names given being its closure.
+
+    Closure variables are as fast as a handler's own globals at best, and the same for every contestant.
+    """
     text = f"def factory({', '.join(names)}):\n " + source.replace("\n", "\n ") + "\n return made\n"
     scope: dict[str, Any] = {}
     exec(compile(text, "<operation>", "exec"), scope)  # noqa: S102 - the code is the adapters'

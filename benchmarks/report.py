@@ -31,6 +31,8 @@ three of the layer before; who takes more than 5 s has one round. **Memory** is 
 
 To run it yourself: `make bench`, or a part of it with
 `python -m benchmarks --rows resolve async --rounds 11` in an environment with `benchmarks/requirements.txt`.
+
+PostgreSQL, Redis, pub/sub and caches have [a page of their own](benchmarks-data.md).
 """
 
 

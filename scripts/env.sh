@@ -76,7 +76,11 @@ requirements() {
 
 # Prints the arguments that install what the benchmarks compare. The peers have pins of their own.
 bench_requirements() {
+    local manifest
     printf '%s\n' -r benchmarks/requirements.txt -e '.[all]'
+    for manifest in plugins/*/pyproject.toml; do
+        printf '%s\n' -e "./$(dirname "$manifest")"
+    done
 }
 
 # Fills the environment $1 with what the function $2 prints, unless its stamp says that nothing changed since last time.

@@ -114,7 +114,7 @@ def test_demo_does_what_it_says(stage: Stage) -> None:
     assert 0 == code, stage.output
     assert [] == stage.left_behind()
     assert "\x1b" not in stage.output
-    for title in ("Start", "Ingest", "Search", "Crash", "Health", "Metrics", "Graph", "Stop", "Verified"):
+    for title in ("Start", "Ingest", "Search", "Events", "Crash", "Health", "Metrics", "Graph", "Stop", "Verified"):
         assert re.search(rf"^{title}\b", stage.output, re.MULTILINE), title
     claims = stage.output.partition("\nVerified")[2]
     assert ("✓" in claims, "✗" in claims) == (True, False)

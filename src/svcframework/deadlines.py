@@ -95,6 +95,15 @@ def remaining(default: float | None = None) -> float | None:
     return default if left == math.inf else left
 
 
+def has_deadline() -> bool:
+    """Whether a `deadline` block is around the caller.
+
+    Far cheaper than `remaining()`, which asks cancel scopes as well. Those end an async call by themselves; a deadline
+    that was set in a thread, or outside of any task, is only known here.
+    """
+    return _current.get() is not None and _open_deadline() is not None
+
+
 def effective_timeout(own: float) -> float:
     """The shorter of an operation's own timeout and what its caller has left.
 

@@ -29,7 +29,14 @@ LOAD_TIMEOUT = 10.0
 
 _BROUGHT_BY = {
     "svcframework-embedded": ("embedded_postgres", "embedded_valkey"),
-    "svcframework-postgres": ("database_service", "postgres_service", "aurora_service", "aurora"),
+    "svcframework-postgres": (
+        "database_service",
+        "postgres_service",
+        "aurora_service",
+        "aurora",
+        "migration_service",
+        "optimization_service",
+    ),
     "svcframework-redis": ("redis_service", "cache_service"),
     "svcframework-pubsub": ("pubsub_service",),
     "svcframework-s3": ("s3_service",),

@@ -1,7 +1,7 @@
 """What callers see when the server dies, hangs or refuses, beyond what FaultConformance asks of every service."""
 
 import asyncio
-import time
+import contextlib
 
 import asyncpg
 import pytest
@@ -14,8 +14,22 @@ from svcframework.errors import (
     ServiceTimeoutError,
 )
 from svcframework.testing.faults import FaultProxy
-from svcframework_postgres import PostgresConfig, PostgresService
+from svcframework_postgres import PostgresConfig, PostgresService, TransactionOutcomeUnknownError
 from svcframework_postgres.errors import translate
+
+
+@contextlib.asynccontextmanager
+async def _ends_within(limit):
+    """The block ends within its limit, give or take what a busy machine needs.
+
+    The loop's own clock decides, which is late for the block and for this when the loop is.
+    """
+    try:
+        async with asyncio.timeout(limit + 3):
+            yield
+    except TimeoutError as error:
+        assert isinstance(error, ServiceTimeoutError), f"it did not end within {limit} s"  # noqa: PT017 - ours may pass
+        raise
 
 
 async def test_call_in_flight_when_the_server_is_killed(mortal_postgres):
@@ -56,10 +70,9 @@ async def test_server_that_never_answers_a_connect():
     server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     config = PostgresConfig(dsn=f"postgresql://u:canary-7Q@127.0.0.1:{port}/d", connect_timeout=0.2)
-    started = time.monotonic()
     with pytest.raises(ServiceTimeoutError, match=f"127.0.0.1:{port}/d") as caught:
-        await PostgresService(config).on_startup()
-    assert time.monotonic() - started < 4
+        async with _ends_within(0.2):
+            await PostgresService(config).on_startup()
     assert "canary" not in str(caught.value)
     for writer in held:
         writer.close()
@@ -82,16 +95,15 @@ async def test_slow_statement_is_cut_off(database):
 
 async def test_deadline_of_the_caller_holds(database):
     """The caller's remaining time is the limit when it is shorter than the service's."""
-    started = time.monotonic()
     with pytest.raises(DeadlineExceededError):
-        with deadline(0.1):
-            await database.execute_query("SELECT pg_sleep(20)")
-    assert time.monotonic() - started < 4
+        async with _ends_within(0.1):
+            with deadline(0.1):
+                await database.execute_query("SELECT pg_sleep(20)")
 
 
 async def test_exhausted_pool_is_a_timeout(postgres):
     """A call that gets no connection says so within `acquire_timeout`, and the next one works."""
-    service = PostgresService(PostgresConfig(pool_max_size=1, acquire_timeout=0.1), server=postgres)
+    service = PostgresService(PostgresConfig(pool_max_size=1, acquire_timeout=1), server=postgres)
     await service.on_startup()
     async with service.pool.acquire():
         with pytest.raises(ServiceTimeoutError, match="all 1 are in use"):
@@ -113,9 +125,8 @@ async def test_shutdown_cuts_off_what_does_not_end(postgres):
     call = asyncio.create_task(service.execute_query("SELECT pg_sleep(20)"))
     while not service.pool.statistics.in_use:
         await asyncio.sleep(0)
-    started = time.monotonic()
-    await service.on_shutdown()
-    assert time.monotonic() - started < 4
+    async with _ends_within(0.2):
+        await service.on_shutdown()
     with pytest.raises(ConnectionFailedError):
         await call
 
@@ -158,9 +169,8 @@ async def faulty(postgres):
         await service.on_startup()
         await asyncio.gather(*(service.execute_query("SELECT pg_sleep(0.02)") for _ in range(3)))
         yield service, proxy
-        started = time.monotonic()
-        await service.on_shutdown()
-        assert time.monotonic() - started < 4
+        async with _ends_within(1):
+            await service.on_shutdown()
 
 
 async def _recovers(service):
@@ -173,9 +183,9 @@ async def _recovers(service):
 
 
 async def test_transaction_in_a_black_hole(faulty):
-    """A commit that gets no answer is an error, and the connection is given up."""
+    """A commit that gets no answer says that nobody knows its outcome, and the connection is given up."""
     service, proxy = faulty
-    with pytest.raises(ServiceTimeoutError):
+    with pytest.raises(TransactionOutcomeUnknownError, match="nobody knows whether it happened"):
         async with service.transaction() as tx:
             await tx.execute_query("SELECT 1")
             await proxy.black_hole()

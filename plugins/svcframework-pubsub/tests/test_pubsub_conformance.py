@@ -1,10 +1,15 @@
-"""The service passes what every service must."""
+"""The service passes what every service must, on each backend."""
 
 from svcframework.testing import ServiceConformance
-from svcframework_pubsub import PubsubService
+from svcframework_pubsub import PubSubConfig, PubSubService
 
 
-class TestPubsubConformance(ServiceConformance):
-    service = PubsubService
-    # EDIT: name a fixture with the server's address, and the tests of faults are there as well:
-    # server = "postgres_server"  (or "valkey_server": both come with svcframework-embedded)
+class TestMemoryConformance(ServiceConformance):
+    service = PubSubService
+    settings = {"backend": "memory"}
+
+
+class TestPostgresConformance(ServiceConformance):
+    service = PubSubService
+    server = "postgres_server"
+    settings = {"backend": "postgres", "connect_timeout": 1.5, "heartbeat_interval": 0.5, "heartbeat_timeout": 0.5}

@@ -5,7 +5,7 @@ import pytest
 from svcframework.config import ConfigManager, load_config
 from svcframework.errors import ConfigurationError
 from svcframework_redis import RedisConfig
-from svcframework_redis.config import address_of
+from svcframework_redis.address import read_target
 
 
 @pytest.mark.parametrize("name", ["REDIS_URL", "REDIS__URL"])
@@ -33,7 +33,7 @@ def test_fields_stay_fields():
 
 def test_shown_address_has_no_credentials():
     """What messages name is host, port and database, or a socket."""
-    assert ["h:1/2", "localhost:6379", "/run/redis.sock"] == [
-        address_of(url)
+    assert ["h:1/2", "localhost:6379/0", "/run/redis.sock"] == [
+        str(read_target(url))
         for url in ("redis://u:canary@h:1/2", "redis://:canary@/", "unix://u:canary@/run/redis.sock?db=1")
     ]

@@ -9,6 +9,7 @@ from catalogue.store import PackageStore
 from svcframework import ServiceContainer, ServiceHost, providers
 from svcframework_embedded import EmbeddedPostgres, EmbeddedValkey
 from svcframework_postgres import PostgresService
+from svcframework_pubsub import PubSubService
 from svcframework_redis import CacheService, RedisService
 
 PLUGINS = ["licence_service"]
@@ -25,6 +26,7 @@ class CatalogueContainer(ServiceContainer):
 
     # Ready-made services of the plugins
     database_service = providers.Service(PostgresService, server=postgres)
+    pubsub_service = providers.Service(PubSubService, postgres=database_service)
     redis_service = providers.Service(RedisService, server=valkey)
     cache_service = providers.Service(CacheService, redis=redis_service)
 

@@ -8,6 +8,7 @@ from importlib.metadata import Distribution
 import anyio
 from pydantic import Field
 
+from catalogue.events import INGESTS, IngestEvent
 from catalogue.packages import find_distributions, read_packages
 from catalogue.store import PackageStore
 from svcframework import (
@@ -20,6 +21,7 @@ from svcframework import (
     service_method,
 )
 from svcframework.events import ServiceEvent
+from svcframework_pubsub import PubSubService
 
 
 class IngestConfig(ServiceConfig, prefix="ingest"):
@@ -48,12 +50,13 @@ class IngestService(AsyncOperationMixin, BaseService[IngestConfig]):
     When `on_run` raises, the host restarts the service: a database that is away for a moment ends nothing.
     """
 
-    def __init__(self, store: PackageStore) -> None:
+    def __init__(self, store: PackageStore, pubsub: PubSubService) -> None:
         super().__init__()
-        self.store = store
+        self.store, self.pubsub = store, pubsub
         self.first_ingest = anyio.Event()
         """Set once the store is filled."""
         self._ingested = 0
+        self._one_at_a_time = anyio.Lock()
 
     async def on_run(self) -> None:
         """Ingest at once and then at each interval; a stop lets the batch that is under way end."""
@@ -67,21 +70,30 @@ class IngestService(AsyncOperationMixin, BaseService[IngestConfig]):
 
     @service_method
     async def ingest(self) -> int:
-        """Read every installed package into the store.
+        """Read every installed package into the store, after an ingest that is under way.
 
         Returns:
             How many there are.
         """
+        async with self._one_at_a_time:
+            return await self._ingest()
+
+    async def _ingest(self) -> int:
         found = await self.run_in_thread(find_distributions)
         names: set[str] = set()
         for batch in chunk_list(found, self.config.batch_size):
             names |= await self._ingest_batch(batch)
-            if self.host is not None:
-                self.host.emit(IngestProgressed(self.name, len(names), len(found)))
+            await self._tell(len(names), len(found))
         await self.store.keep_only(names)
         self._ingested = len(names)
         self.first_ingest.set()
         return self._ingested
+
+    async def _tell(self, done: int, total: int) -> None:
+        """How far it is: to this process by an event of the host, to every other by a message."""
+        if self.host is not None:
+            self.host.emit(IngestProgressed(self.name, done, total))
+        await self.pubsub.publish(INGESTS, IngestEvent(done, total))
 
     async def _ingest_batch(self, batch: list[Distribution]) -> set[str]:
         packages = await self.run_in_thread(read_packages, batch)

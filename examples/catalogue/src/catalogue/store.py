@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from catalogue.events import PACKAGES, Change, PackageEvent
 from catalogue.packages import Hit, Package
 from svcframework import BaseService, DatabaseOperationMixin, DatabaseService, HealthResult, service_method
+from svcframework_pubsub import PubSubService
 
 _SCHEMA = (
     """
@@ -32,6 +34,10 @@ _SAVE = """
         licence = excluded.licence, description = excluded.description
 """
 
+_VERSIONS = "SELECT name, version FROM packages WHERE name = ANY ($1)"
+
+_DELETE_OTHERS = "DELETE FROM packages WHERE name <> ALL ($1) RETURNING name, version, summary"
+
 _SEARCH = """
     SELECT name, version, summary, ts_rank(words, query) AS rank
     FROM packages, websearch_to_tsquery('english', $1) AS query
@@ -41,15 +47,16 @@ _SEARCH = """
 
 
 class PackageStore(DatabaseOperationMixin, BaseService):
-    """Keeps the packages; lives as long as the host.
+    """Keeps the packages, and publishes what changes; lives as long as the host.
 
     It asks for a `DatabaseService`, the contract, and gets whichever one the container declares. The queries come
-    from the mixin.
+    from the mixin. Events are published in the transaction that they are about: they are sent if it commits, and only
+    then.
     """
 
-    def __init__(self, database: DatabaseService) -> None:
+    def __init__(self, database: DatabaseService, pubsub: PubSubService) -> None:
         super().__init__()
-        self.database = database
+        self.database, self.pubsub = database, pubsub
 
     async def on_startup(self) -> None:
         """Make the table. The database runs already: it is a dependency."""
@@ -62,15 +69,22 @@ class PackageStore(DatabaseOperationMixin, BaseService):
 
     @service_method
     async def save(self, packages: Sequence[Package]) -> None:
-        """Add packages, or bring them up to date; all or none."""
+        """Add packages, or bring them up to date; all or none. Each is an event."""
         rows = [(p.name, p.version, p.summary, p.licence, p.description) for p in packages]
         async with self.transaction() as transaction:
+            found = await transaction.execute_query(_VERSIONS, [p.name for p in packages])
             await transaction.execute_many(_SAVE, rows)
+            before = {row["name"]: row["version"] for row in found}
+            events = [_event(package, before.get(package.name)) for package in packages]
+            await self.pubsub.publish_many(PACKAGES, events, transaction=transaction)
 
     @service_method
     async def keep_only(self, names: Collection[str]) -> None:
-        """Forget every package that isn't named."""
-        await self.query_all("DELETE FROM packages WHERE name <> ALL ($1)", list(names))
+        """Forget every package that isn't named. Each that is forgotten is an event."""
+        async with self.transaction() as transaction:
+            gone = await transaction.execute_query(_DELETE_OTHERS, list(names))
+            events = [PackageEvent(row["name"], row["version"], row["summary"], "gone") for row in gone]
+            await self.pubsub.publish_many(PACKAGES, events, transaction=transaction)
 
     @service_method
     async def find(self, name: str) -> Package | None:
@@ -89,3 +103,8 @@ class PackageStore(DatabaseOperationMixin, BaseService):
     async def names(self) -> set[str]:
         """The names of all packages."""
         return {row["name"] for row in await self.query_all("SELECT name FROM packages")}
+
+
+def _event(package: Package, before: str | None) -> PackageEvent:
+    change: Change = "new" if before is None else "same" if before == package.version else "updated"
+    return PackageEvent(package.name, package.version, package.summary, change, before)

@@ -19,7 +19,9 @@ from svcframework.errors import (
 # 08 connection, 57P0x shutdown, crash and start-up, 53300 no connection left
 _AWAY = ("08", "57P01", "57P02", "57P03", "53300")
 _AUTHENTICATION = ("28",)
-# 40 rolled back (serialization, deadlock), 55P03 lock not available: the same again may succeed
+# serialization failure and deadlock: the transaction is rolled back, the whole of it may succeed when it runs again
+_CONFLICT = ("40001", "40P01")
+# 40 rolled back for another reason, 55P03 lock not available: the same again may succeed
 _WORTH_RETRYING = ("40", "55P03")
 
 DRIVER_ERRORS = (
@@ -31,6 +33,33 @@ DRIVER_ERRORS = (
     EOFError,
 )
 """What asyncpg raises; `TimeoutError` is an `OSError`."""
+
+
+class TransactionConflictError(DatabaseError):
+    """Another transaction was in the way (serialization failure, deadlock) and this one is rolled back.
+
+    `run_in_transaction` runs the whole of it again; a single statement can't be repeated in it.
+    """
+
+    retryable = True
+
+
+class TransactionOutcomeUnknownError(DatabaseError):
+    """COMMIT was sent and no answer came: the transaction may have been committed or not.
+
+    Not retryable: look for its effects first, or make it safe to repeat (a unique key, ON CONFLICT).
+
+    Args:
+        operation: What was tried.
+        reason: Why there is no answer.
+    """
+
+    def __init__(self, operation: str, reason: str) -> None:
+        self.operation, self.reason = operation, reason
+        super().__init__(
+            f"{operation}: {reason}, so nobody knows whether it happened; look for its effects before trying again",
+            sqlstate="08007",
+        )
 
 
 @contextmanager
@@ -76,6 +105,8 @@ def _from_server(error: asyncpg.PostgresError, operation: str) -> ServiceFramewo
         return ConnectionFailedError(f"{operation}: {text}")
     if sqlstate.startswith(_AUTHENTICATION):
         return AuthenticationFailedError(f"{operation}: {text}")
+    if sqlstate in _CONFLICT:
+        return TransactionConflictError(f"{operation}: {text}", sqlstate=sqlstate)
     ours = DatabaseError(f"{operation}: {text}", sqlstate=sqlstate or None)
     ours.retryable = sqlstate.startswith(_WORTH_RETRYING)
     return ours

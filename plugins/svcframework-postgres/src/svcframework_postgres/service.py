@@ -4,60 +4,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, overload
-from weakref import WeakSet, WeakValueDictionary
+from typing import Any, overload
 
 import asyncpg
 
 from svcframework import HealthResult
 from svcframework.bases import DatabaseService
-from svcframework.errors import (
-    ExternalServiceError,
-    PluginError,
-    ServiceTimeoutError,
-    ServiceUnavailableError,
-)
+from svcframework.errors import PluginError, ServiceUnavailableError
 from svcframework.methods import service_method
-from svcframework_postgres.config import PostgresConfig, address_of
-from svcframework_postgres.connections import Connection, connect
+from svcframework_postgres.bulk import BulkMethods
+from svcframework_postgres.codecs import Codec
+from svcframework_postgres.config import PostgresConfig
+from svcframework_postgres.connections import Connection
+from svcframework_postgres.manager import ConnectionManager, HasDsn, pool_health
 from svcframework_postgres.pool import PostgresPool
-from svcframework_postgres.transaction import Isolation, PostgresTransaction, transaction_in
+from svcframework_postgres.retrying import T, TransactionRunner, TransactionWork
+from svcframework_postgres.transaction import Isolation, PostgresTransaction, TransactionBlock, TransactionOptions
 
 
-class HasDsn(Protocol):
-    """A database server that another service runs, such as `EmbeddedPostgres`."""
-
-    @property
-    def dsn(self) -> str:
-        """Its address; asked for at every connect, once the server runs."""
-        ...
-
-
-class PostgresService(DatabaseService[PostgresConfig]):
+class PostgresService(BulkMethods, DatabaseService[PostgresConfig]):
     """Statements and transactions on PostgreSQL; lives as long as its host.
 
     Every call ends within `command_timeout`, its own `timeout` or the caller's deadline. A connection whose call was
     cut off is closed, never used again. When the server goes away calls raise `ConnectionFailedError` at once, and
-    work again as soon as it is back. `json` and `jsonb` columns are Python values.
+    work again as soon as it is back. `json` and `jsonb` columns are Python values, `vector` ones lists of floats.
 
     A pool from `get_org_pool` may stand before the statement, which then runs on that pool's database.
 
     Args:
         config: Settings; from the section `database` when not given.
         server: A server run by another service; its address wins over the configured one.
+        codecs: How values of further types travel, on every connection.
     """
 
-    def __init__(self, config: PostgresConfig | Mapping[str, Any] | None = None, server: HasDsn | None = None) -> None:
+    def __init__(
+        self,
+        config: PostgresConfig | Mapping[str, Any] | None = None,
+        server: HasDsn | None = None,
+        codecs: Sequence[Codec] = (),
+    ) -> None:
         super().__init__(config)
-        self._server = server
+        self._server, self._codecs = server, tuple(codecs)
+        self._connections: ConnectionManager | None = None
         self._main: PostgresPool | None = None
-        self._recent: OrderedDict[str, PostgresPool] = OrderedDict()
-        # A pool that fell out of `_recent` still works for whoever holds it, and is found and closed through these.
-        self._by_database: WeakValueDictionary[str, PostgresPool] = WeakValueDictionary()
-        self._all: WeakSet[PostgresPool] = WeakSet()
+        self._transactions = TransactionRunner()
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -71,42 +63,36 @@ class PostgresService(DatabaseService[PostgresConfig]):
             PluginError: The host doesn't run on asyncio, which the driver needs.
         """
         _require_asyncio(self.name)
-        pool = self._new_pool(None)
-        try:
-            await pool.open()
-        except BaseException:
-            await pool.close(timeout=0.0)
-            raise
-        self._main = pool
+        connections = ConnectionManager(self.config, server=self._server, codecs=self._codecs)
+        await connections.open()
+        self._connections, self._main = connections, connections.main
 
     async def on_shutdown(self) -> None:
-        """Close every pool: running calls have most of `stop_timeout` to end, then they are cut off."""
-        pools = list(self._all)
-        self._main = None
-        self._recent.clear()
-        limit = self.config.stop_timeout * 0.8
-        await asyncio.gather(*(pool.close(timeout=limit) for pool in pools))
-        self._all.clear()
+        """Close every connection: running calls have most of `stop_timeout` to end, then they are cut off."""
+        connections, self._connections, self._main = self._connections, None, None
+        if connections is not None:
+            await connections.close(timeout=self.config.stop_timeout * 0.8)
 
     async def _service_health_check(self) -> HealthResult:
-        """`SELECT 1` within `health_check_timeout`; the pool's numbers are the details."""
-        if self._main is None:
+        """`SELECT 1` on each database with open connections; the pools' numbers are the details."""
+        if self._connections is None or self._main is None:
             return HealthResult.unhealthy("not started")
-        numbers = self._main.statistics
+        limit = self.config.health_check_timeout * 0.9
+        main, others = await asyncio.gather(
+            pool_health(self._main, timeout=limit, connect=True), self._connections.health(timeout=limit)
+        )
+        numbers = main.statistics
         details = {
-            "size": numbers.size,
-            "idle": numbers.idle,
-            "in_use": numbers.in_use,
-            "waiting": numbers.waiting,
-            "limit": numbers.limit,
-            "databases": 1 + len(self._by_database),
+            **numbers.as_dict(),
+            "databases": 1 + len(others),
+            "outside": self._connections.outside,
+            "pools": {name: {"ok": found.ok, **found.statistics.as_dict()} for name, found in others.items()},
         }
-        if numbers.in_use >= numbers.limit and numbers.waiting:
-            return HealthResult.degraded(f"all {numbers.limit} connections are in use", **details)
-        try:
-            await self._main.execute_one("SELECT 1", timeout=self.config.health_check_timeout * 0.9)
-        except (ExternalServiceError, ServiceTimeoutError) as error:
-            return HealthResult.unhealthy(str(error), **details)
+        ill = [f"{name}: {found.message}" for name, found in others.items() if not found.ok]
+        if not main.ok:
+            return HealthResult.unhealthy(main.message, **details)
+        if main.message or ill:
+            return HealthResult.degraded(main.message or "; ".join(ill), **details)
         return HealthResult.healthy(f"{numbers.in_use} of {numbers.limit} connections in use", **details)
 
     # --- pools ------------------------------------------------------------------------------------------
@@ -122,6 +108,17 @@ class PostgresService(DatabaseService[PostgresConfig]):
             raise ServiceUnavailableError(self.name, "it isn't started; enter the host with `async with host:` first")
         return self._main
 
+    @property
+    def connections(self) -> ConnectionManager:
+        """The pools of all databases.
+
+        Raises:
+            ServiceUnavailableError: The service doesn't run.
+        """
+        if self._connections is None:
+            raise ServiceUnavailableError(self.name, "it isn't started; enter the host with `async with host:` first")
+        return self._connections
+
     async def get_org_pool(self, database_name: str) -> PostgresPool:
         """The pool of another database on the same server, one per database.
 
@@ -131,54 +128,26 @@ class PostgresService(DatabaseService[PostgresConfig]):
             database_name: The database, for example a tenant's.
 
         Raises:
-            ValueError: The name is empty: a missing tenant never means the default one.
+            ValueError: The name is missing: a missing tenant never means the default one.
             DatabaseError: There is no such database.
             ConnectionFailedError: The server can't be reached.
         """
-        _ = self.pool
-        if not database_name:
-            raise ValueError("get_org_pool('') names no database; pass the tenant's own")
-        pool = self._by_database.get(database_name)
-        if pool is None:
-            pool = self._by_database[database_name] = self._new_pool(database_name)
-            try:
-                await pool.open()
-            except BaseException:
-                if self._by_database.get(database_name) is pool:
-                    del self._by_database[database_name]
-                await pool.close(timeout=0.0)
-                raise
-        self._recent[database_name] = pool
-        self._recent.move_to_end(database_name)
-        while len(self._recent) > self.config.max_databases:
-            self._recent.popitem(last=False)[1].shrink()
-        return pool
+        return await self.connections.open_pool(database_name)
 
-    def _new_pool(self, database: str | None) -> PostgresPool:
-        config = self.config
-        pool = PostgresPool(
-            self._opener(database),
-            address=address_of(self._arguments(database)),
-            max_size=config.pool_max_size,
-            min_size=config.pool_min_size if database is None else 0,
-            idle_lifetime=config.pool_idle_lifetime,
-            acquire_timeout=config.acquire_timeout,
-            command_timeout=config.command_timeout,
-            always_reset=config.reset == "always",
-        )
-        self._all.add(pool)
-        return pool
+    async def open_connection(self, database: str | None = None) -> Connection:
+        """A driver connection outside the pools, for LISTEN and the like; the caller closes it.
 
-    def _arguments(self, database: str | None) -> dict[str, Any]:
-        dsn = None if self._server is None else self._server.dsn
-        return self.config.connect_arguments(dsn, database=database)
+        What is left open is closed at the stop. Its calls keep `command_timeout` and raise the driver's own errors.
 
-    def _opener(self, database: str | None) -> Callable[[], Awaitable[Connection]]:
-        async def open_connection() -> Connection:
-            arguments = self._arguments(database)  # anew each time: a restarted server may have moved
-            return await connect(arguments, address=address_of(arguments))
+        Args:
+            database: Another database on the same server; the configured one when not given.
 
-        return open_connection
+        Raises:
+            ConnectionFailedError: The server can't be reached.
+            AuthenticationFailedError: It refused the credentials.
+            ServiceTimeoutError: It did not answer within `connect_timeout`.
+        """
+        return await self.connections.open_connection(database)
 
     # --- statements -------------------------------------------------------------------------------------
 
@@ -254,8 +223,30 @@ class PostgresService(DatabaseService[PostgresConfig]):
         else:
             await _pool(query).execute_many(rows, statement_rows, timeout=timeout)
 
+    @overload
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str: ...
+    @overload
+    async def execute(self, pool: PostgresPool, query: str, /, *args: Any, timeout: float | None = None) -> str: ...
+    @service_method
+    async def execute(self, query: Any, *args: Any, timeout: float | None = None) -> str:
+        """Run a statement for its effect; without arguments it may be several. Arguments as in `execute_query`.
+
+        Returns:
+            The server's word for it, such as `INSERT 0 1`.
+        """
+        if isinstance(query, str):
+            return await self.pool.execute(query, *args, timeout=timeout)
+        return await _pool(query).execute(*args, timeout=timeout)
+
+    # --- transactions -----------------------------------------------------------------------------------
+
     def transaction(
-        self, pool: PostgresPool | None = None, *, isolation: Isolation | None = None, readonly: bool = False
+        self,
+        pool: PostgresPool | None = None,
+        *,
+        isolation: Isolation | None = None,
+        readonly: bool = False,
+        deferrable: bool = False,
     ) -> AbstractAsyncContextManager[PostgresTransaction]:
         """Open a transaction for the length of an `async with` block.
 
@@ -265,16 +256,77 @@ class PostgresService(DatabaseService[PostgresConfig]):
             pool: The database, from `get_org_pool`; the configured one when not given.
             isolation: `read committed`, `repeatable read` or `serializable`; the server's default when not given.
             readonly: Refuse statements that change rows.
+            deferrable: Wait for a moment without conflicts; for long serializable read-only transactions.
 
         Raises:
             DatabaseError: The commit failed, or a statement had failed and its error did not leave the block.
+            TransactionOutcomeUnknownError: The answer to the commit never came.
         """
-        return transaction_in(
-            self.pool if pool is None else _pool(pool),
-            isolation=isolation,
-            readonly=readonly,
-            command_timeout=self.config.command_timeout,
+        return TransactionBlock(self._given(pool), TransactionOptions(isolation, readonly, deferrable))
+
+    def settings(
+        self,
+        values: Mapping[str, object],
+        *,
+        pool: PostgresPool | None = None,
+        isolation: Isolation | None = None,
+        readonly: bool = False,
+    ) -> AbstractAsyncContextManager[PostgresTransaction]:
+        """Open a transaction in which settings have other values; they end with it (`SET LOCAL`) and can't leak.
+
+        Args:
+            values: Names and values, for example `{"app.tenant": "acme"}` for row-level security; `role` is one too.
+            pool: As in `transaction`.
+            isolation: As in `transaction`.
+            readonly: As in `transaction`.
+
+        Raises:
+            ValueError: A value is None, or that of a setting of the application's own is empty: a missing tenant
+                never means a default one. Raised on entering the block.
+        """
+        return TransactionBlock(self._given(pool), TransactionOptions(isolation, readonly), settings=values)
+
+    @service_method
+    async def run_in_transaction(
+        self,
+        work: TransactionWork[T],
+        *,
+        pool: PostgresPool | None = None,
+        isolation: Isolation | None = "serializable",
+        readonly: bool = False,
+        deferrable: bool = False,
+        settings: Mapping[str, object] | None = None,
+        attempts: int = 5,
+    ) -> T:
+        """Run `work` in a transaction, and all of it again when another transaction was in the way.
+
+        Serialization failures and deadlocks are retried, with jitter, within the caller's deadline and the service's
+        retry budget. `work` may run several times, so that it does nothing outside of the transaction.
+
+        Args:
+            work: Called with the transaction; awaited.
+            pool: As in `transaction`.
+            isolation: As in `transaction`.
+            readonly: As in `transaction`.
+            deferrable: As in `transaction`.
+            settings: As in `settings`.
+            attempts: At most so many, the first included.
+
+        Returns:
+            What `work` returned in the transaction that was committed.
+
+        Raises:
+            TransactionConflictError: It was in the way every time.
+            TransactionOutcomeUnknownError: The answer to the commit never came; it isn't retried.
+            Exception: What `work` raised; the transaction is rolled back.
+        """
+        options = TransactionOptions(isolation, readonly, deferrable)
+        return await self._transactions.run(
+            self._given(pool), work, options=options, attempts=attempts, settings=settings
         )
+
+    def _given(self, pool: PostgresPool | None) -> PostgresPool:
+        return self.pool if pool is None else _pool(pool)
 
 
 AuroraService = PostgresService

@@ -1,101 +1,333 @@
-"""PubsubService: how often did it happen lately? In memory, for one process."""
+"""PubSubService: publish here, subscribe there, over whatever carries it."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from svcframework import BaseService, HealthResult, service_method
-from svcframework.errors import ServiceFrameworkError, ServiceUnavailableError
-from svcframework.ticks import every
-from svcframework_pubsub.config import PubsubConfig
+import anyio
+
+from svcframework import BaseService, HealthResult
+from svcframework.errors import ServiceUnavailableError
+from svcframework.methods import service_method
+from svcframework_pubsub.backend import Condition
+from svcframework_pubsub.backends import Assembly
+from svcframework_pubsub.channels import Topic, checked, matcher
+from svcframework_pubsub.config import Overflow, PubSubConfig
+from svcframework_pubsub.errors import UnsupportedError
+from svcframework_pubsub.message import Message, pack, pack_many
+from svcframework_pubsub.router import Router
+from svcframework_pubsub.sparse import Sparse
+from svcframework_pubsub.subscription import (
+    Callback,
+    CallbackSubscription,
+    Inbox,
+    OnError,
+    OnGap,
+    Subscription,
+    Terms,
+    is_async,
+)
+from svcframework_pubsub.typed import Channel
+
+if TYPE_CHECKING:
+    from svcframework_pubsub.backend import Backend
+    from svcframework_pubsub.collaborators import Postgres, Redis, Transaction
+
+T = TypeVar("T")
 
 
-class PubsubFullError(ServiceFrameworkError):
-    """There are too many different keys; `max_keys` says how many fit."""
+class PubSubService(BaseService[PubSubConfig]):
+    """Messages by channel, between processes or within one; lives as long as its host.
 
-    def __init__(self, max_keys: int) -> None:
-        self.max_keys = max_keys
-        super().__init__(f"All {max_keys} keys are in use: raise `max_keys`, shorten `window`, or use fewer keys.")
-
-
-class PubsubService(BaseService[PubsubConfig]):
-    """Counts events by key, over a sliding window of seconds. Lives as long as the host.
+    A message reaches every subscriber that listens when it is published; nobody listening is no error. Each call ends
+    within `timeout` or the caller's deadline. A lost server is reconnected to and subscribed to again; messages of
+    the time between are lost, which `on_gap` tells.
 
     Args:
-        config: The settings; read from the configuration's section `pubsub` when not given.
-        clock: Seconds on a clock that never goes back; tests pass their own.
+        config: Settings; from the section `pubsub` when not given.
+        postgres: A `PostgresService`, for the backend `postgres`, the fallback and the outbox; made when not given.
+        redis: A `RedisService`, for the backend `redis`; made when not given.
     """
 
-    # EDIT: the constructor takes collaborators and does no I/O: no file, no socket, no process.
     def __init__(
-        self, config: PubsubConfig | Mapping[str, Any] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        config: PubSubConfig | Mapping[str, Any] | None = None,
+        *,
+        postgres: Postgres | None = None,
+        redis: Redis | None = None,
     ) -> None:
         super().__init__(config)
-        self._clock = clock
-        self._events: dict[str, deque[float]] | None = None
+        self._postgres, self._redis = postgres, redis
+        self._router = Router(self.service_name)
+        self._backend: Backend | None = None
+        self._assembly: Assembly | None = None
+        self._report = Sparse(self._warn)
+        self._callbacks: set[CallbackSubscription[Any]] = set()
+        self._subscriptions: weakref.WeakSet[Subscription[Any]] = weakref.WeakSet()
+        self._published = 0
 
-    # EDIT: connect here. Driver errors become ours: ConnectionFailedError, ServiceTimeoutError, … `from error`.
+    # --- life -------------------------------------------------------------------------------------------
+
     async def on_startup(self) -> None:
-        """Begin with no events."""
-        self._events = {}
-
-    # EDIT: leave it out when there is nothing to do in the background.
-    async def on_run(self) -> None:
-        """Forget what is too old, now and then."""
-        async for _ in every(self.config.sweep_interval):
-            self.sweep()
-
-    # EDIT: undo on_startup, also a partial one or none at all.
-    async def on_shutdown(self) -> None:
-        """Forget all events."""
-        self._events = None
-
-    # EDIT: ask the other system, with a limit of time; tell an operator what is wrong.
-    async def _service_health_check(self) -> HealthResult:
-        if self._events is None:
-            return HealthResult.unhealthy("not running")
-        if len(self._events) >= self.config.max_keys:
-            return HealthResult.degraded("full", keys=len(self._events))
-        return HealthResult.healthy(f"{len(self._events)} keys")
-
-    @service_method  # timed, counted, traced; errors are reported
-    async def record(self, key: str) -> int:
-        """Note one event.
-
-        Returns:
-            How many there were within the window, this one included.
+        """Connect both sides.
 
         Raises:
-            PubsubFullError: The key is new and there is no room for it.
+            ConnectionFailedError: The server can't be reached.
+            AuthenticationFailedError: It refused the credentials.
+            ServiceTimeoutError: It did not answer in time.
+            PluginError: The plugin that the backend stands on isn't installed.
         """
-        events = self._running()
-        if key not in events and len(events) >= self.config.max_keys:
-            self.sweep()
-            if len(events) >= self.config.max_keys:
-                raise PubsubFullError(self.config.max_keys)
-        events.setdefault(key, deque()).append(self._clock())
-        return self.count(key)
+        config = self.config
+        is_repeating = config.backend == "redis"
+        self._router = Router(self.name, dedup=config.dedup_window if is_repeating else 0)
+        self._assembly = Assembly(
+            config, self._router, self._report, postgres=self._postgres, redis=self._redis, name=self.name
+        )
+        backend: Backend | None = None
+        try:
+            backend = await self._assembly.backend()
+            await backend.open()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                if backend is not None:
+                    await backend.close()
+                await self._assembly.stop()
+            raise
+        self._router.open(backend)
+        self._backend = backend
 
-    def count(self, key: str) -> int:
-        """How many events of that key there were within the window."""
-        times = self._running().get(key, deque())
-        oldest = self._clock() - self.config.window
-        while times and times[0] <= oldest:
-            times.popleft()
-        return len(times)
+    async def on_shutdown(self) -> None:
+        """Let callbacks catch up for `drain_timeout`, end every subscription, and disconnect."""
+        with anyio.move_on_after(self.config.drain_timeout):
+            async with anyio.create_task_group() as tasks:
+                for callback in tuple(self._callbacks):
+                    tasks.start_soon(callback.drain)
+        for subscription in [*self._callbacks, *self._subscriptions]:
+            await subscription.close()
+        backend, self._backend = self._backend, None
+        await self._router.close()
+        if backend is not None:
+            await backend.close()
+        if self._assembly is not None:
+            await self._assembly.stop()
 
-    def sweep(self) -> int:
-        """Forget keys without an event within the window; how many they were."""
-        events = self._running()
-        idle = [key for key in events if not self.count(key)]
-        for key in idle:
-            del events[key]
-        return len(idle)
+    async def _service_health_check(self) -> HealthResult:
+        """Both sides, by asking the server; the numbers of this service are the details."""
+        if self._backend is None:
+            return HealthResult.unhealthy("not started")
+        found = Condition(publishes=False, listens=False, message="timeout")
+        with anyio.move_on_after(self.config.health_check_timeout * 0.9):
+            found = await self._backend.check()
+        details = {
+            "backend": self._backend.name,
+            "topics": len(self._router.topics()),
+            "published": self._published,
+            "received": self._router.received,
+            "gaps": self._router.gaps,
+            **found.details,
+        }
+        if not found.publishes:
+            return HealthResult.unhealthy(f"can't publish: {found.message}", **details)
+        if not found.listens:
+            return HealthResult.unhealthy("connecting again; messages may be missed", **details)
+        result = HealthResult.degraded if found.is_strained else HealthResult.healthy
+        return result(found.message, **details)
 
-    def _running(self) -> dict[str, deque[float]]:
-        if self._events is None:
-            raise ServiceUnavailableError(self.name, "it is not running")
-        return self._events
+    # --- publishing -------------------------------------------------------------------------------------
+
+    @service_method
+    async def publish(
+        self, channel: str, message: Any, *, transaction: Transaction | None = None, schema_version: int = 1
+    ) -> bool:
+        """Send a message to whoever listens to a channel now.
+
+        Args:
+            channel: Any text of 1 to 255 bytes without control characters.
+            message: What can be written as JSON: plain values, dataclasses, msgspec and pydantic models.
+            transaction: A transaction of the `PostgresService`: sent if and when it commits.
+            schema_version: What `Message.schema_version` shall say.
+
+        Returns:
+            True: the server has taken it (with a transaction: will take it at the commit). Whatever prevents that
+            is raised.
+
+        Raises:
+            ConnectionFailedError: The server can't be reached; nobody knows whether it has taken the message.
+            ServiceTimeoutError: It did not answer in time.
+            MessageEncodingError: The message has no form in JSON.
+            MessageTooLargeError: It is longer than `max_message_bytes`.
+            ChannelNameError: The channel's name can't be used.
+        """
+        backend = self._running()
+        data = pack(checked(channel), message, version=schema_version, limit=self.config.max_message_bytes)
+        if transaction is None:
+            await backend.publish(channel, data)
+        else:
+            await self._publish_in(transaction, channel, [data])
+        self._published += 1
+        return True
+
+    @service_method
+    async def publish_many(
+        self,
+        channel: str,
+        messages: Iterable[Any],
+        *,
+        transaction: Transaction | None = None,
+        schema_version: int = 1,
+    ) -> int:
+        """Send many messages at once, in this order. Arguments and errors as `publish`.
+
+        Returns:
+            How many they were.
+        """
+        backend = self._running()
+        packed = pack_many(checked(channel), messages, version=schema_version, limit=self.config.max_message_bytes)
+        if transaction is not None:
+            await self._publish_in(transaction, channel, packed)
+        elif packed:
+            await backend.publish_many(channel, packed)
+        self._published += len(packed)
+        return len(packed)
+
+    async def _publish_in(self, transaction: Transaction, channel: str, messages: list[bytes]) -> None:
+        backend = self._running()
+        publish_in = getattr(backend, "publish_in", None)
+        if publish_in is None:
+            raise UnsupportedError(backend.name, "publish(transaction=)", "use a PostgreSQL backend")
+        await publish_in(transaction, channel, messages)
+
+    # --- subscribing ------------------------------------------------------------------------------------
+
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        model: type[T],
+        pattern: str | Iterable[str] = (),
+        queue_size: int | None = None,
+        overflow: Overflow | None = None,
+        on_gap: OnGap | None = None,
+        on_error: OnError | None = None,
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        pattern: str | Iterable[str] = (),
+        queue_size: int | None = None,
+        overflow: Overflow | None = None,
+        on_gap: OnGap | None = None,
+        on_error: OnError | None = None,
+    ) -> Subscription[Any]: ...
+    def subscribe(
+        self,
+        *channels: str,
+        model: Any = None,
+        pattern: str | Iterable[str] = (),
+        queue_size: int | None = None,
+        overflow: Overflow | None = None,
+        on_gap: OnGap | None = None,
+        on_error: OnError | None = None,
+    ) -> Subscription[Any]:
+        """Messages to iterate over: `async with pubsub.subscribe("runs") as messages:`, or a plain `async for`.
+
+        Args:
+            channels: Names.
+            model: What each payload is read as; a message that doesn't fit goes to `on_error`.
+            pattern: One pattern of names or several: `*`, `?`, `[abc]`, a backslash before what is meant literally.
+            queue_size: Messages that may wait; the config's when not given.
+            overflow: What happens to one more; the config's when not given.
+            on_gap: Called with seconds after messages may have been missed.
+            on_error: Called with an error, and its message if there is one.
+
+        Raises:
+            ChannelNameError: A name can't be used, or there is none.
+        """
+        topics = _topics(channels, pattern)
+        inbox = self._inbox(topics, Terms(*self._room(queue_size, overflow), on_gap, on_error, model))
+        subscription: Subscription[Any] = Subscription(topics, inbox, self._forget)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def on(
+        self,
+        channel: str | Iterable[str],
+        callback: Callback[Any],
+        *,
+        model: Any = None,
+        pattern: str | Iterable[str] = (),
+        queue_size: int | None = None,
+        overflow: Overflow | None = None,
+        on_gap: OnGap | None = None,
+        on_error: OnError | None = None,
+    ) -> CallbackSubscription[Any]:
+        """Call a function with each message, until the subscription is closed or the service stops.
+
+        A plain function is called as the message arrives and must not wait. A coroutine function is awaited for one
+        message after another; at a stop it has `drain_timeout` seconds to catch up. What it raises is counted and told
+        to `on_error`. Arguments and errors as `subscribe`.
+
+        Returns:
+            The subscription, which listens already.
+        """
+        self._running()
+        topics = _topics((channel,) if isinstance(channel, str) and channel else tuple(channel), pattern)
+        terms = Terms(*self._room(queue_size, overflow), on_gap, on_error, model)
+        inbox = self._inbox(topics, terms, None if is_async(callback) else callback)
+        subscription: CallbackSubscription[Any] = CallbackSubscription(topics, inbox, self._forget, callback)
+        self._callbacks.add(subscription)
+        try:
+            await subscription.open()
+        except BaseException:
+            self._callbacks.discard(subscription)
+            raise
+        return subscription
+
+    def channel(self, name: str, model: type[T], *, schema_version: int = 1) -> Channel[T]:
+        """A channel whose messages are all of one type: `runs = pubsub.channel("runs", RunEvent)`.
+
+        Args:
+            name: The channel's.
+            model: A dataclass, msgspec Struct, pydantic model, or any type that msgspec can read.
+            schema_version: Sent along, for readers that know several.
+        """
+        return Channel(self, checked(name), model, schema_version=schema_version)
+
+    # --- helpers ----------------------------------------------------------------------------------------
+
+    def _running(self) -> Backend:
+        if self._backend is None:
+            raise ServiceUnavailableError(self.name, "it isn't started; enter the host with `async with host:` first")
+        return self._backend
+
+    def _inbox(
+        self, topics: list[Topic], terms: Terms, callback: Callable[[Message[Any]], object] | None = None
+    ) -> Inbox:
+        return Inbox(", ".join(map(str, topics)), self._router, terms, self._report, callback)
+
+    def _room(self, queue_size: int | None, overflow: Overflow | None) -> tuple[int, Overflow]:
+        if queue_size is not None and queue_size < 1:
+            raise ValueError(f"queue_size={queue_size}: at least one message has to find room")
+        return queue_size or self.config.queue_size, overflow or self.config.overflow
+
+    def _forget(self, subscription: Subscription[Any]) -> None:
+        self._subscriptions.discard(subscription)
+        if isinstance(subscription, CallbackSubscription):
+            self._callbacks.discard(subscription)
+
+    def _warn(self, event: str, **fields: Any) -> None:
+        self.logger.warning(event, **fields)
+
+
+def _topics(channels: Iterable[str], pattern: str | Iterable[str]) -> list[Topic]:
+    patterns = [pattern] if isinstance(pattern, str) and pattern else list(pattern)
+    for one in patterns:
+        matcher(one)
+    names = dict.fromkeys(channels)
+    topics = [*(Topic(checked(name)) for name in names), *(Topic(one, is_pattern=True) for one in patterns)]
+    if not topics:
+        checked("")
+    return topics

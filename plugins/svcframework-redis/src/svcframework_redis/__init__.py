@@ -8,16 +8,24 @@ if TYPE_CHECKING:
     from svcframework_redis.backend import RedisCache
     from svcframework_redis.cache import CacheService
     from svcframework_redis.config import CacheConfig, RedisConfig
+    from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
     from svcframework_redis.service import HasUrl, RedisService
+    from svcframework_redis.subscriber import RedisSubscriber
     from svcframework_redis.sync import get_redis_client
+    from svcframework_redis.transport import RedisStatistics
 
 __all__ = [
     "CacheConfig",
     "CacheService",
     "HasUrl",
+    "LockLostError",
+    "LockNotAcquiredError",
     "RedisCache",
     "RedisConfig",
     "RedisService",
+    "RedisStatistics",
+    "RedisSubscriber",
+    "TransactionConflictError",
     "get_redis_client",
 ]
 
@@ -25,9 +33,14 @@ _HOME = {
     "CacheConfig": "config",
     "CacheService": "cache",
     "HasUrl": "service",
+    "LockLostError": "errors",
+    "LockNotAcquiredError": "errors",
     "RedisCache": "backend",
     "RedisConfig": "config",
     "RedisService": "service",
+    "RedisStatistics": "transport",
+    "RedisSubscriber": "subscriber",
+    "TransactionConflictError": "errors",
     "get_redis_client": "sync",
 }
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from svcframework.config import ServiceConfig
-
-_SCHEMES = frozenset({"redis", "rediss", "unix"})
+from svcframework_redis.address import Target, read_target
 
 
 class RedisConfig(ServiceConfig, prefix="redis"):
@@ -18,7 +16,8 @@ class RedisConfig(ServiceConfig, prefix="redis"):
     url: SecretStr = Field(
         default=SecretStr("redis://localhost:6379/0"),
         validation_alias=AliasChoices("REDIS_URL"),
-        description="Address: redis://user:password@host:port/db, rediss:// for TLS, or unix:///path.",
+        description="Address: redis://user:password@host:port/db, rediss:// for TLS, unix:///path, "
+        "redis+sentinel://host:port,host:port/master/db, or redis+cluster://host:port,host:port.",
     )
     host: str | None = Field(default=None, description="Host name; given, it and the four fields below replace url.")
     port: int = Field(default=6379, gt=0, lt=65536, description="TCP port.")
@@ -28,21 +27,49 @@ class RedisConfig(ServiceConfig, prefix="redis"):
     ssl: bool = Field(default=False, description="Whether to use TLS with `host`.")
     timeout: float = Field(default=2.0, gt=0, description="Seconds one command may take, waiting included.")
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds to open one connection.")
-    acquire_timeout: float = Field(default=2.0, gt=0, description="Seconds to wait for a free connection.")
-    max_connections: int = Field(default=50, ge=1, description="Connections at most.")
+    acquire_timeout: float = Field(
+        default=2.0, gt=0, description="Seconds to wait for a free connection, or for room on the shared one."
+    )
+    max_connections: int = Field(
+        default=50,
+        ge=1,
+        description="Connections at most for blocking commands and watched transactions, and for redis-py's client; "
+        "all else shares one.",
+    )
+    max_in_flight: int = Field(
+        default=10_000, ge=1, description="Commands without an answer at most; further ones wait for acquire_timeout."
+    )
+    heartbeat_interval: float = Field(
+        default=5.0, gt=0, description="Seconds between the signs of life that a subscriber asks for."
+    )
+    reconnect_delay: float = Field(
+        default=0.05, gt=0, description="Seconds between a subscriber's attempts to connect again."
+    )
     client_name: str = Field(default="svcframework", description="What CLIENT LIST shows.")
 
     @field_validator("url")
     @classmethod
     def _is_redis_address(cls, url: SecretStr) -> SecretStr:
         try:
-            parts = urlsplit(url.get_secret_value())
-            usable = parts.scheme in _SCHEMES and (parts.port or 1) > 0
-        except ValueError:  # its text quotes the address
-            usable = False
-        if not usable:
-            raise ValueError("not of the form redis://user:password@host:port/db")
+            read_target(url.get_secret_value())
+        except OSError:  # a certificate that isn't there now may be there at the start
+            pass
+        except ValueError as error:
+            raise ValueError(str(error)) from None  # the cause's text quotes the address
         return url
+
+    def target(self, url: str | None = None) -> Target:
+        """Where the server is, or who knows.
+
+        Args:
+            url: An address that wins over the configured one.
+
+        Raises:
+            ValueError: The address is malformed, which those of the configuration are not.
+            OSError: A certificate that it names can't be read.
+        """
+        address, arguments = self.connect_arguments(url)
+        return read_target(address, username=arguments.get("username"), password=arguments.get("password"))
 
     def connect_arguments(self, url: str | None = None) -> tuple[str, dict[str, Any]]:
         """The address and what else a redis-py client, sync or async, needs.
@@ -62,14 +89,6 @@ class RedisConfig(ServiceConfig, prefix="redis"):
         if self.password is not None:
             arguments["password"] = self.password.get_secret_value()
         return url or self.url.get_secret_value(), arguments
-
-
-def address_of(url: str) -> str:
-    """Where an address leads, as `host:port/db`: no user, no password."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path if parts.path != '/' else ''}"
 
 
 class CacheConfig(ServiceConfig, prefix="cache"):

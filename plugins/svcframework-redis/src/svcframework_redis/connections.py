@@ -1,16 +1,19 @@
-"""The pool of connections behind `RedisService`."""
+"""redis-py's own clients, for what `RedisService` has no method for."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError  # noqa: A004 - the pool's callers expect the driver's own
 
+from svcframework_redis.address import Target
 from svcframework_redis.config import RedisConfig
+from svcframework_redis.errors import DRIVER_ERRORS
 
 
 class ConnectionPool(BlockingConnectionPool):
@@ -49,21 +52,34 @@ class ConnectionPool(BlockingConnectionPool):
             raise
 
 
-def open_client(config: RedisConfig, url: str | None = None) -> Redis:
-    """A client that connects with its first command; close it with `aclose()`.
+def open_client(config: RedisConfig, target: Target) -> Redis:
+    """A client that connects with its first command; close it with `close_clients`.
 
     It repeats nothing: redis-py would send commands again that change something.
 
     Args:
         config: The settings.
-        url: An address that wins over the configured one.
+        target: Where the server is.
     """
-    address, arguments = config.connect_arguments(url)
     pool = ConnectionPool.from_url(
-        address,
+        target.url,
         max_connections=config.max_connections,
         timeout=config.acquire_timeout,
         retry=Retry(NoBackoff(), 0),
-        **arguments,
+        **config.connect_arguments()[1],
     )
     return Redis.from_pool(pool)
+
+
+async def close_clients(client: Redis | None, sync_client: SyncRedis | None, seconds: float) -> None:
+    """Close redis-py's clients; give up after `seconds`."""
+    if sync_client is not None:
+        sync_client.close()
+        sync_client.connection_pool.disconnect()
+    if client is not None:
+        try:
+            async with asyncio.timeout(seconds):
+                await client.connection_pool.aclose()
+                await client.aclose()
+        except DRIVER_ERRORS:  # there is nothing left that could be closed
+            pass

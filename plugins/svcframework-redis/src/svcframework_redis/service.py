@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from redis.asyncio import Redis
-
 from svcframework import HealthResult
-from svcframework.deadlines import effective_timeout
-from svcframework.errors import (
-    ConnectionFailedError,
-    DeadlineExceededError,
-    ExternalServiceError,
-    PluginError,
-    ServiceTimeoutError,
-    ServiceUnavailableError,
-)
+from svcframework.errors import ConfigurationError, ExternalServiceError, PluginError, ServiceTimeoutError
+from svcframework.log import error_fields
 from svcframework.methods import service_method
 from svcframework.service import BaseService
-from svcframework_redis.config import RedisConfig, address_of
-from svcframework_redis.connections import open_client
-from svcframework_redis.errors import DRIVER_ERRORS, translate
+from svcframework_redis.calls import Calls
+from svcframework_redis.config import RedisConfig
+from svcframework_redis.errors import ScriptMissingError
+from svcframework_redis.link import Value
+from svcframework_redis.transport import Command, RedisStatistics, Transport
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
+    from redis.asyncio import Redis
 
-Value = str | bytes | int | float
-
-# Commands that change nothing, so one that was lost with its connection may be sent once more.
-_READS = frozenset(
-    {"EXISTS", "GET", "GETRANGE", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HVALS", "LINDEX", "LLEN"}
-    | {"LRANGE", "MGET", "PING", "PTTL", "SCARD", "SISMEMBER", "SMEMBERS", "STRLEN", "TTL", "TYPE", "XLEN", "XRANGE"}
-    | {"ZCARD", "ZCOUNT", "ZRANGE", "ZRANK", "ZSCORE"}
-)
+    from svcframework_redis.subscriber import OnMessage, RedisSubscriber
 
 
 class HasUrl(Protocol):
@@ -50,8 +38,9 @@ class HasUrl(Protocol):
 class RedisService(BaseService[RedisConfig]):
     """Commands on Redis or Valkey; lives as long as its host.
 
-    Every call ends within `timeout` or the caller's deadline; a connection whose call was cut off is closed. Values
-    come back as bytes. What is missing here is on `client`, redis-py's own, and `execute` sends any command.
+    Every call ends within `timeout` or the caller's deadline. All calls share one connection, on which the commands
+    of one turn of the event loop leave in one write; a call that is cancelled or late harms no other. Values come
+    back as bytes. `execute` sends any command, `client` is redis-py's own.
 
     Args:
         config: Settings; from the section `redis` when not given.
@@ -61,11 +50,9 @@ class RedisService(BaseService[RedisConfig]):
     def __init__(self, config: RedisConfig | Mapping[str, Any] | None = None, server: HasUrl | None = None) -> None:
         super().__init__(config)
         self._server = server
+        self._calls = Calls(self.name)
         self._client: Redis | None = None
         self._sync_client: SyncRedis | None = None
-        self._address = ""
-        self._calls = 0
-        self._idle = asyncio.Event()
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -76,12 +63,16 @@ class RedisService(BaseService[RedisConfig]):
             ConnectionFailedError: The server can't be reached.
             AuthenticationFailedError: It refused the credentials.
             ServiceTimeoutError: It did not answer in time.
-            PluginError: The host doesn't run on asyncio, which the driver needs.
+            ConfigurationError: A certificate that the address names can't be read.
+            PluginError: The host doesn't run on asyncio.
         """
         _require_asyncio(self.name)
-        url = self._server_url()
-        self._address = address_of(self.config.connect_arguments(url)[0])
-        self._client = open_client(self.config, url)
+        try:
+            target = self.config.target(self._server_url())
+        except OSError as error:  # ssl's errors are among them; none has a secret in its text
+            raise ConfigurationError(f"{self.name} can't use TLS:", [str(error)]) from error
+        self._calls.timeout = self.config.timeout
+        self._calls.transport = Transport(self.config, target)
         try:
             await self.ping()
         except BaseException:
@@ -90,56 +81,54 @@ class RedisService(BaseService[RedisConfig]):
 
     async def on_shutdown(self) -> None:
         """Refuse new calls, give running ones half of `stop_timeout` to end, and close every connection."""
+        transport, self._calls.transport = self._calls.transport, None
         client, self._client = self._client, None
         sync_client, self._sync_client = self._sync_client, None
-        if sync_client is not None:
-            sync_client.close()
-            sync_client.connection_pool.disconnect()
-        if client is not None:
-            await self._let_calls_end(self.config.stop_timeout / 2)
-            try:
-                async with asyncio.timeout(self.config.stop_timeout / 4):
-                    await client.connection_pool.aclose()
-                    await client.aclose()
-            except DRIVER_ERRORS:  # there is nothing left that could be closed
-                pass
+        if transport is not None:
+            await transport.aclose(self.config.stop_timeout / 2)
+        if client is not None or sync_client is not None:
+            from svcframework_redis.connections import close_clients  # noqa: PLC0415 - loads redis-py's clients
 
-    async def _let_calls_end(self, seconds: float) -> None:
-        """The driver can't close a connection in use: what runs on it would fail in odd ways."""
-        if self._calls:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._idle.wait()
+            await close_clients(client, sync_client, self.config.stop_timeout / 4)
 
     async def _service_health_check(self) -> HealthResult:
         """`PING` within `health_check_timeout`."""
-        if self._client is None:
+        transport = self._calls.transport
+        if transport is None:
             return HealthResult.unhealthy("not started")
         try:
             await self.ping(timeout=self.config.health_check_timeout * 0.9)
         except (ExternalServiceError, ServiceTimeoutError) as error:
-            return HealthResult.unhealthy(str(error))
-        return HealthResult.healthy(f"{self._address} answers")
+            return HealthResult.unhealthy(str(error), **_numbers(transport.statistics))
+        return HealthResult.healthy(f"{transport.target} answers", **_numbers(transport.statistics))
+
+    @property
+    def statistics(self) -> RedisStatistics:
+        """What the connections do. Raises `ServiceUnavailableError` unless the service runs."""
+        return self._calls.running().statistics
 
     # --- clients ----------------------------------------------------------------------------------------
 
     @property
     def client(self) -> Redis:
-        """redis-py's own client on the service's pool: pipelines, scripts, streams. It raises the driver's errors.
+        """redis-py's own client, on connections of its own that it makes when needed. It raises the driver's errors.
 
-        Its calls end within `timeout`, so a blocking read needs a client of its own.
+        Its calls end within `timeout`, so a blocking read needs a client of its own. For a cluster it is a
+        `RedisCluster`, which has the same commands.
 
         Raises:
             ServiceUnavailableError: The service doesn't run.
         """
+        transport = self._calls.running()
         if self._client is None:
-            raise ServiceUnavailableError(self.name, "it isn't started; enter the host with `async with host:` first")
+            from svcframework_redis.connections import open_client  # noqa: PLC0415 - half of the time of an import
+
+            self._client = open_client(self.config, transport.target)
         return self._client
 
     def get_redis_client(self) -> SyncRedis:
         """A blocking client on the same server, for threads; closed with the service. It raises the driver's errors."""
-        _ = self.client
+        self._calls.running()
         if self._sync_client is None:
             from svcframework_redis.sync import open_sync_client  # noqa: PLC0415 - few need the blocking client
 
@@ -154,12 +143,12 @@ class RedisService(BaseService[RedisConfig]):
     @service_method
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None if there is none. Errors as `execute`."""
-        return cast("bytes | None", await self._send("GET", key))
+        return cast("bytes | None", await self._calls.call(("GET", key), is_read=True))
 
     @service_method
     async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of many keys, in their order; None for each that is missing."""
-        return cast("list[bytes | None]", await self._send("MGET", *keys)) if keys else []
+        return cast("list[bytes | None]", await self._calls.call(("MGET", *keys), is_read=True)) if keys else []
 
     @service_method
     async def set(
@@ -193,7 +182,7 @@ class RedisService(BaseService[RedisConfig]):
         seconds = expire if ex is None else ex
         lifetime: list[Value] = [] if seconds is None else ["PX", _milliseconds(seconds)]
         condition: list[Value] = ["NX"] if nx else ["XX"] if xx else []
-        return bool(await self._send("SET", key, value, *lifetime, *condition))
+        return bool(await self._calls.call(("SET", key, value, *lifetime, *condition)))
 
     @service_method
     async def delete(self, *keys: str) -> int:
@@ -202,12 +191,12 @@ class RedisService(BaseService[RedisConfig]):
         Returns:
             How many there were.
         """
-        return int(await self._send("DEL", *keys)) if keys else 0
+        return int(await self._calls.call(("DEL", *keys))) if keys else 0
 
     @service_method
     async def exists(self, *keys: str) -> int:
         """How many of the keys exist."""
-        return int(await self._send("EXISTS", *keys)) if keys else 0
+        return int(await self._calls.call(("EXISTS", *keys), is_read=True)) if keys else 0
 
     @service_method
     async def expire(self, key: str, seconds: float) -> bool:
@@ -216,12 +205,12 @@ class RedisService(BaseService[RedisConfig]):
         Returns:
             Whether there is such a key.
         """
-        return bool(await self._send("PEXPIRE", key, _milliseconds(seconds)))
+        return bool(await self._calls.call(("PEXPIRE", key, _milliseconds(seconds))))
 
     @service_method
     async def ttl(self, key: str) -> float | None:
         """Seconds until a key is gone; None if it stays or isn't there."""
-        left = int(await self._send("PTTL", key))
+        left = int(await self._calls.call(("PTTL", key), is_read=True))
         return None if left < 0 else left / 1000
 
     @service_method
@@ -231,64 +220,121 @@ class RedisService(BaseService[RedisConfig]):
         Returns:
             The sum.
         """
-        return int(await self._send("INCRBY", key, amount))
+        return int(await self._calls.call(("INCRBY", key, amount)))
 
-    async def ping(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the call's own limit
+    async def ping(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - its own limit
         """Ask for a sign of life. Errors as `execute`."""
-        await self._send("PING", timeout=timeout)
+        await self._calls.call_within(timeout, ("PING",), is_read=True)
 
     @service_method
-    async def execute(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - same
+    async def publish(self, channel: str, data: bytes | str) -> int:
+        """Send a message to whoever subscribes to a channel now. Errors as `execute`; it is never sent twice.
+
+        Returns:
+            How many received it; in a cluster, only those at the same node.
+        """
+        return int(await self._calls.call(("PUBLISH", channel, data)))
+
+    @service_method
+    async def execute(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the call's own limit
         """Send any command.
+
+        One that waits on the server, such as BLPOP or XREAD with BLOCK, gets a connection for itself.
 
         Args:
             args: The command and its arguments: `execute("ZADD", "board", 7, "ada")`.
-            timeout: Seconds; None for the configured `timeout`.
+            timeout: Seconds; None for the configured `timeout`, and as long as it may block in addition.
 
         Returns:
-            What redis-py makes of the answer.
+            The answer as the server gives it (RESP3): bytes, int, float, bool, None, list, dict or set.
 
         Raises:
             ServiceTimeoutError: No answer in time, or no connection was free.
-            ConnectionFailedError: The server can't be reached or hung up.
+            ConnectionFailedError: The server can't be reached, hung up, or can't serve now.
             AuthenticationFailedError: It refused the credentials.
             DatabaseError: It refused the command.
+            ValueError: The command would change the connection that all share, such as SELECT or SUBSCRIBE.
         """
-        return await self._send(*args, timeout=timeout)
+        return await self._calls.execute(args, timeout)
 
-    async def _send(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - same
-        client = self.client
-        own = self.config.timeout if timeout is None else timeout
-        limit = effective_timeout(own)
-        name = str(args[0]).upper()
-        self._calls += 1
+    @service_method
+    async def execute_many(
+        self,
+        commands: Sequence[Command],
+        *,
+        atomic: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's own limit
+    ) -> list[Any]:
+        """Send many commands in one write.
+
+        Args:
+            commands: Each as the arguments of `execute`: `[("SET", "a", 1), ("GET", "b")]`.
+            atomic: Run them as one transaction (MULTI … EXEC): nobody sees a half of it. Redis undoes nothing: when
+                one of them fails, the others have been done.
+            timeout: Seconds for all of them; None for the configured `timeout`.
+
+        Returns:
+            Their answers, in their order.
+
+        Raises:
+            ServiceFrameworkError: As `execute`; the first of the server's errors, when all have been answered.
+            ValueError: One of them blocks, or would change the connection that all share.
+        """
+        return await self._calls.call_many(commands, timeout, is_atomic=atomic)
+
+    @service_method
+    async def evaluate(self, script: str, keys: Sequence[str] = (), args: Sequence[Value] = ()) -> Any:
+        """Run a Lua script on the server, which learns its text only once.
+
+        Args:
+            script: A constant; what changes belongs in the arguments.
+            keys: What it calls KEYS.
+            args: What it calls ARGV.
+
+        Returns:
+            Its result. Errors as `execute`.
+        """
+        rest = (len(keys), *keys, *args)
         try:
-            async with asyncio.timeout(limit):
-                return await _sent(client.execute_command, name, args)
-        except Exception as error:
-            what = f"{name} on {self._address}"
-            if self._client is not client:  # closed under a call that took too long; then the driver raises anything
-                raise ConnectionFailedError(f"{what}: the service was stopped") from error
-            if not isinstance(error, DRIVER_ERRORS):
-                raise
-            ours = translate(error, what, limit)
-            if isinstance(ours, ServiceTimeoutError) and limit < own:
-                ours = DeadlineExceededError(ours.operation, limit, hint="the caller's deadline was shorter")
-            raise ours from error
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+            return await self._calls.call(("EVALSHA", _digest(script), *rest))
+        except ScriptMissingError:
+            return await self._calls.call(("EVAL", script, *rest))
+
+    def subscriber(self, on_message: OnMessage, *, on_gap: Callable[[float], None] | None = None) -> RedisSubscriber:
+        """Messages of channels and patterns, on a connection of its own that comes back by itself.
+
+        Args:
+            on_message: Called on the event loop for each message, in order: pattern or None, channel, data.
+            on_gap: Called with the seconds for which it was deaf, when it is back after a lost connection.
+
+        Returns:
+            An async context manager; subscribe within its block.
+        """
+        from svcframework_redis.subscriber import RedisSubscriber  # noqa: PLC0415 - few listen
+
+        return RedisSubscriber(
+            self._calls,
+            self.config,
+            on_message,
+            on_gap=on_gap,
+            on_error=lambda error: self.logger.error("subscriber_failed", **error_fields(error)),
+            on_change=lambda is_back: self.logger.warning("subscriber_back" if is_back else "subscriber_lost"),
+        )
 
 
-async def _sent(send: Callable[..., Awaitable[Any]], name: str, args: Sequence[Value]) -> Any:
-    """The answer to a command; one that changes nothing is sent again when its connection was lost."""
-    try:
-        return await send(*args)
-    except DRIVER_ERRORS as error:
-        if name not in _READS or not isinstance(translate(error, name, 0.0), ConnectionFailedError):
-            raise
-    return await send(*args)
+@lru_cache(maxsize=256)
+def _digest(script: str) -> str:
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def _numbers(statistics: RedisStatistics) -> dict[str, int]:
+    """What health shows of it."""
+    return {
+        "in_flight": statistics.in_flight,
+        "waiting": statistics.waiting,
+        "connects": statistics.connects,
+        "lost": statistics.lost,
+    }
 
 
 def _milliseconds(seconds: float) -> int:
@@ -302,5 +348,5 @@ def _require_asyncio(service: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         raise PluginError(
-            service, "redis-py runs on asyncio only", fix="run the host on asyncio or uvloop, not on trio"
+            service, "its connections run on asyncio only", fix="run the host on asyncio or uvloop, not on trio"
         ) from None

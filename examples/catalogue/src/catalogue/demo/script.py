@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,8 @@ from catalogue.container import PLUGINS, CatalogueContainer
 from catalogue.demo import screens
 from catalogue.demo.checks import Checks, alive, has_children, left_behind, out_of_order
 from catalogue.demo.journal import Journal
-from catalogue.ingest import IngestProgressed
+from catalogue.events import PACKAGES, PackageEvent
+from catalogue.ingest import IngestProgressed, IngestService
 from catalogue.packages import Hit, canonical_name
 from catalogue.reader import PackageReader
 from catalogue.search import SearchService
@@ -32,6 +34,7 @@ from svcframework import ConfigManager, HealthStatus, Restart, ServiceHost, Serv
 from svcframework.errors import ServiceFrameworkError
 from svcframework.events import HealthChanged, HostStopping, RetryScheduled, ServiceStarted, ServiceStopped
 from svcframework_embedded import EmbeddedPostgres, EmbeddedValkey
+from svcframework_pubsub import PubSubService
 
 QUERIES = ("http client", "type checking", "postgresql driver", "redis", "test fixtures")
 READERS = 4
@@ -89,6 +92,7 @@ class Demo:
             self.show_start,
             self.watch_ingest,
             self.search,
+            self.hear_events,
             self.survive_a_crash,
             self.show_health,
             self.show_metrics,
@@ -142,12 +146,27 @@ class Demo:
         self.checks.true("cached answers are the same", same, f"{len(rows)} of {len(rows)}" if same else "they differ")
         self.checks.equal("the database was asked once per query", len(QUERIES), store.count - before)
 
+    async def hear_events(self) -> None:
+        """Read all packages again, and hear of each; hear nothing of what is taken back."""
+        self.title("Events", "published in the transaction that they are about; heard if it commits, and only then")
+        async with self.host[PubSubService].subscribe(PACKAGES, model=PackageEvent) as messages:
+            await self.publish_and_take_back("never-was")
+            count = await self.host[IngestService].ingest()
+            heard = [await anext(messages) for _ in range(count)]
+        names = [message.payload.name for message in heard]
+        self.show(f"{len(heard)} events; the last one: {heard[-1].payload.name}, {heard[-1].payload.change}")
+        self.checks.true("events heard, one for each package", sorted(names) == sorted(self.installed), len(heard))
+        self.checks.true("events of a transaction that was rolled back", "never-was" not in names, "none")
+
     async def survive_a_crash(self) -> None:
         """Kill PostgreSQL while it is read from, and wait until all is well again."""
         self.title("Crash", f"PostgreSQL is killed with SIGKILL while {READERS} readers read without a pause")
         postgres, began = self.host[EmbeddedPostgres], self.journal.now
-        killed = postgres.pid
-        async with anyio.create_task_group() as tasks:
+        killed, gaps = postgres.pid, list[float]()
+        async with (
+            self.host[PubSubService].subscribe(PACKAGES, on_gap=gaps.append),
+            anyio.create_task_group() as tasks,
+        ):
             for number in range(READERS):
                 tasks.start_soon(self.read_on, sorted(self.installed)[number::READERS])
             tasks.start_soon(self.tell_of_the_outage, began)
@@ -169,8 +188,10 @@ class Demo:
             for service in ("postgres", "database_service"):
                 await self.journal.wait_for(HealthChanged, partial(_turned, service, HealthStatus.HEALTHY), since=red)
             await self.until_reads(self.reads + 100)
+            await until(lambda: bool(gaps))
             tasks.cancel_scope.cancel()
         self.sum_up_the_outage(began, killed, postgres.pid)
+        self.checks.true("a subscriber was told that it may have missed events", bool(gaps), f"{sum(gaps):.1f} s")
         names = await self.host[PackageStore].names()
         self.checks.true("no package was lost", names == self.installed, len(names))
         self.note_what_must_be_gone_later()
@@ -237,11 +258,17 @@ class Demo:
                 self.failed_reads += found is None or found.name != name
             await anyio.sleep(0.002)
 
+    async def publish_and_take_back(self, name: str) -> None:
+        """Publish an event in a transaction that doesn't commit."""
+        event = PackageEvent(name, "1.0", "", "new")
+        with contextlib.suppress(_TakenBackError):
+            async with self.host[PackageStore].transaction() as transaction:
+                await self.host[PubSubService].publish(PACKAGES, event, transaction=transaction)
+                raise _TakenBackError
+
     async def until_reads(self, count: int) -> None:
         """Wait until so many reads have succeeded."""
-        async for _ in every(0.01):
-            if self.reads >= count:
-                return
+        await until(lambda: self.reads >= count)
 
     async def tell_of_the_outage(self, began: float) -> None:
         """Print what happens, as it happens; of all the retries only the first."""
@@ -289,6 +316,17 @@ class Demo:
     def since(self, began: float) -> str:
         """The seconds since then."""
         return f"{self.journal.now - began:5.2f} s"
+
+
+class _TakenBackError(Exception):
+    """Rolls a transaction back."""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    async for _ in every(0.01):
+        if condition():
+            return
 
 
 def installed_names() -> set[str]:

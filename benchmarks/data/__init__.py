@@ -1,0 +1,1 @@
+"""What the data plane costs: PostgreSQL, Redis, publish and subscribe, caches; on real servers."""
