@@ -14,6 +14,7 @@ from svcframework.errors import (
     ServiceFrameworkError,
     ServiceTimeoutError,
 )
+from svcframework.testing.faults import FaultProxy
 from svcframework_redis import RedisConfig, RedisService
 
 
