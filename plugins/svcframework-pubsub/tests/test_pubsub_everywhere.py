@@ -44,6 +44,14 @@ async def test_other_channels_are_not_heard(pubsub):
         assert ["a", "b", "a"] == await collect(messages, 3)
 
 
+async def test_channel_is_what_its_name_says(pubsub):
+    """Two texts that are equal name one channel: a name may be made anew for each call."""
+    for _ in range(2):
+        async with pubsub.subscribe("".join(["runs", ":7"])) as messages:
+            await pubsub.publish("".join(["runs", ":7"]), 1)
+            assert [1] == await collect(messages, 1)
+
+
 async def test_messages_cross_services(serve, backend):
     """What one service publishes another receives, if they share a server."""
     if backend == "memory":
