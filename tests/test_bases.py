@@ -21,6 +21,27 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return virtual_backend(request.param)
 
 
+# --- the config model -----------------------------------------------------------------------------------
+
+
+def test_subclass_may_have_a_config_of_its_own() -> None:
+    """The model that a subclass names wins over the one in its base's brackets; without one it is inherited."""
+
+    class Own(ServiceConfig, prefix="own"):
+        """Settings of the subclass."""
+
+    class Base(AsyncService[AsyncServiceConfig]):
+        pass
+
+    class Same(Base):
+        pass
+
+    class Other(Base):
+        config_type = Own
+
+    assert [AsyncServiceConfig, Own] == [Same.config_type, Other.config_type]
+
+
 # --- DatabaseService ------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "svcframework._signatures": ["Lazy"],
     "svcframework._types": ["HealthResult", "HealthStatus", "Lifetime", "Restart", "ServiceState"],
-    "svcframework.bases": ["AsyncService", "DatabaseService", "ExternalService"],
+    "svcframework.bases": ["AsyncService", "Cache", "DatabaseService", "ExternalService"],
     "svcframework.config": ["ConfigManager", "ServiceConfig", "get_config_manager", "get_config_value"],
     "svcframework.containers": ["ServiceContainer"],
     "svcframework.context": ["require_service", "service_context"],
@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from svcframework._types import Restart as Restart
     from svcframework._types import ServiceState as ServiceState
     from svcframework.bases import AsyncService as AsyncService
+    from svcframework.bases import Cache as Cache
     from svcframework.bases import DatabaseService as DatabaseService
     from svcframework.bases import ExternalService as ExternalService
     from svcframework.config import ConfigManager as ConfigManager

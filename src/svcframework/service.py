@@ -218,7 +218,7 @@ def snake_case(name: str) -> str:
 
 def _config_argument(cls: type) -> type[ServiceConfig] | None:
     """The model in `class X(BaseService[Model])`, if the class names one."""
-    for base in getattr(cls, "__orig_bases__", ()):
+    for base in vars(cls).get("__orig_bases__", ()):  # its own: inherited ones would undo a subclass's config_type
         if isinstance(get_origin(base), type) and issubclass(cast("type", get_origin(base)), BaseService):
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, ServiceConfig):

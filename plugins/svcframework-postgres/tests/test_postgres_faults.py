@@ -229,3 +229,58 @@ def test_connection_that_is_closing_is_a_failed_connection():
     found = translate(raised, "execute_one", 5.0)
 
     assert (ConnectionFailedError, True) == (type(found), found.retryable)
+
+
+@contextlib.asynccontextmanager
+async def _relay_that_hides_the_end(port):
+    """Hands on every byte between clients and the server, but not that the server has hung up."""
+    tasks = set()
+
+    async def pump(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def serve(reader, writer):
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
+        tasks.add(asyncio.create_task(pump(server_reader, writer)))
+        with contextlib.suppress(ConnectionError):
+            await pump(reader, server_writer)
+        for end in (writer, server_writer):
+            end.close()
+
+    relay = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield relay.sockets[0].getsockname()[1]
+    finally:
+        await asyncio.wait(tasks, timeout=20)
+        relay.close()
+
+
+async def test_connections_that_are_about_to_close_are_replaced_silently(postgres, database):
+    """Nothing was sent on them, so that a call or transaction goes on with another one."""
+    async with _relay_that_hides_the_end(postgres.port) as port:
+        config = PostgresConfig(
+            dsn=postgres.dsn.replace(f":{postgres.port}", f":{port}"),
+            pool_max_size=3,
+            application_name="svc_doomed",
+            stop_timeout=5,
+        )
+        service = PostgresService(config)
+        await service.on_startup()
+
+        async def in_transaction(number):
+            async with service.transaction() as tx:
+                return await tx.execute_one("SELECT $1::int AS n", number)
+
+        for ask in (lambda n: service.execute_one("SELECT $1::int AS n", n), in_transaction):
+            await asyncio.gather(*(service.execute_one("SELECT pg_sleep(0.05)") for _ in range(3)))
+            await database.execute_query(
+                "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE application_name = 'svc_doomed'",
+                timeout=30,
+            )
+            await asyncio.sleep(0.05)  # the server's last word arrives; that it hung up never does
+            assert service.pool.statistics.idle
+            answers = await asyncio.gather(*(ask(number) for number in range(6)))
+            assert list(range(6)) == [row["n"] for row in answers]
+        assert service.pool.statistics.discarded >= 3
+        await service.on_shutdown()

@@ -6,7 +6,7 @@ import asyncpg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcframework.errors import ExternalServiceError, ServiceTimeoutError
+from svcframework.errors import ConnectionFailedError, ExternalServiceError, ServiceTimeoutError
 from svcframework_postgres import PostgresConfig, PostgresService
 
 STEPS = st.lists(
@@ -22,6 +22,7 @@ STEPS = st.lists(
                 "cancel",
                 "kill",
                 "shrink",
+                "renew",
                 "retire",
                 "revive",
                 "turn",
@@ -76,7 +77,7 @@ class Play:
             self.tasks[number % len(self.tasks)].cancel()
         elif what == "kill":
             await self.outside.fetch(KILL, number % 3)
-        elif what in {"shrink", "retire"}:
+        elif what in {"shrink", "renew", "retire"}:
             getattr(pool, what)()
         elif what == "revive":
             pool.retire(retired=False)
@@ -89,7 +90,7 @@ class Play:
         found = await asyncio.gather(*self.tasks, return_exceptions=True)
         # A backend that was killed may be found out by any later call; everything else is an error of the pool.
         known = (type(None), asyncio.CancelledError, ExternalServiceError, ServiceTimeoutError)
-        known += (asyncpg.PostgresError, asyncpg.InterfaceError)  # of the connection that was lent
+        known += (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)  # of what was lent
         assert [] == [result for result in found if not isinstance(result, known)]
         self.service.pool.retire(retired=False)
         await self.books_are_right()
@@ -106,7 +107,9 @@ class Play:
                 await asyncio.gather(*(self.call(number) for number in range(3)), return_exceptions=True)
         assert (0, 0, []) == (numbers.in_use, numbers.waiting, self.wrong)
         assert numbers.size <= numbers.limit
-        assert "4MB" == (await self.service.execute_one("SHOW work_mem"))["work_mem"]
+        assert not self.service.pool._outdated
+        found = (await asyncio.gather(self.service.execute_one("SHOW work_mem"), return_exceptions=True))[0]
+        assert isinstance(found, ConnectionFailedError) or "4MB" == found["work_mem"]  # killed at the last moment
 
 
 def test_books_of_a_pool_are_right_after_anything(postgres_server):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svcframework_embedded import EmbeddedValkey, running
+from svcframework_embedded import EmbeddedValkey, EmbeddedValkeyConfig, running
 from svcframework_redis import RedisConfig, RedisService
 
 
@@ -20,7 +20,8 @@ def valkey(valkey_server):
 @pytest.fixture
 async def mortal_valkey():
     """A server of the test's own, that stays dead until `relaunch()`."""
-    async with running(EmbeddedValkey(), restart=False) as server:
+    config = EmbeddedValkeyConfig(settings={"enable-debug-command": "local"})
+    async with running(EmbeddedValkey(config), restart=False) as server:
         yield server
 
 

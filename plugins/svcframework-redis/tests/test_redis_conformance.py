@@ -1,7 +1,7 @@
 """Both services pass what every service must."""
 
-from svcframework.testing.conformance import ServiceConformance
-from svcframework_redis import CacheConfig, CacheService, RedisConfig, RedisService
+from svcframework.testing.conformance import ServiceConformance, deviates
+from svcframework_redis import CacheConfig, CacheService, MemoryCache, RedisConfig, RedisService
 
 
 class TestRedisConformance(ServiceConformance):
@@ -29,3 +29,12 @@ class TestCacheConformance(ServiceConformance):
         # A cache that degrades is healthy enough without Redis, which the tests of faults look for.
         config = CacheConfig(**{"degrade": False, **settings})
         return CacheAndRedis(config, redis=RedisService(RedisConfig(url=address)))
+
+
+class TestMemoryCacheConformance(ServiceConformance):
+    service = MemoryCache
+
+    @deviates("it stands in for CacheService, and a host that found both could not tell which cache is meant")
+    def test_entry_point_loads(self, root):
+        """It is declared in a container, not discovered."""
+        assert "MemoryCache" not in (root / "pyproject.toml").read_text(encoding="utf-8")

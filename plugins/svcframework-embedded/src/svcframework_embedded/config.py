@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from svcframework.config import SecretUrl, ServiceConfig
 
@@ -37,7 +37,9 @@ class EmbeddedPostgresConfig(EmbeddedConfig, prefix="embedded_postgres"):
     """Settings of `EmbeddedPostgres`."""
 
     dsn: SecretUrl | None = Field(
-        default=None, description="Address of a server of your own, to be used instead; then nothing is started."
+        default=None,
+        description="Address of a server of your own, to be used instead; then nothing is started. Several hosts, "
+        "separated by commas, are a primary and those that may take over.",
     )
     user: str = Field(default="postgres", min_length=1, description="The superuser of a new cluster.")
     database: str = Field(default="postgres", min_length=1, description="Database in `dsn`; made when it is missing.")
@@ -45,6 +47,18 @@ class EmbeddedPostgresConfig(EmbeddedConfig, prefix="embedded_postgres"):
     cache_dir: Path | None = Field(
         default=None, description="Where an initialised empty cluster is kept; the user's cache when not given."
     )
+
+
+class EmbeddedPostgresReplicaConfig(EmbeddedPostgresConfig, prefix="embedded_postgres_replica"):
+    """Settings of `EmbeddedPostgresReplica`; user, password and database are its primary's."""
+
+    password: SecretStr | None = Field(default=None, description="Without effect: a replica has its primary's.")
+
+    @model_validator(mode="after")
+    def _has_its_primarys_users(self) -> Self:
+        if given := sorted(self.model_fields_set & {"cache_dir", "database", "user"}):
+            raise ValueError(f"a replica is a copy of its primary, so {', '.join(given)} can't be set")
+        return self
 
 
 class EmbeddedValkeyConfig(EmbeddedConfig, prefix="embedded_valkey"):

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
 
 from svcframework import Restart
+from svcframework.errors import ConnectionFailedError
 from svcframework_embedded import _files
 from svcframework_embedded._binaries import postgres_bin
 from svcframework_embedded._process import environment
@@ -33,7 +34,8 @@ _INITDB = [
     "--no-instructions",
 ]  # 4 MB: quick to copy
 _LAYOUT = 2  # of a cached cluster: raised when what initdb is told changes
-_MARKER = "PG_VERSION"  # every cluster has it
+MARKER = "PG_VERSION"
+"""The file that every cluster has; copied last."""
 _FIRST_WITH_BUILTIN_LOCALE = 17
 _HBA = """local all all trust
 local replication all trust
@@ -70,7 +72,7 @@ class EmbeddedPostgres(
         config = self.config
         if config.dsn is not None:
             return config.dsn.get_secret_value()
-        user, database = quote(config.user, safe=""), quote(config.database, safe="")
+        user, database = quote(self.user, safe=""), quote(self.database, safe="")
         if config.transport == "unix":
             folder = quote(str(self._started(self._scratch)), safe="")
             return f"postgresql://{user}@/{database}?host={folder}&port={self.port}"
@@ -78,15 +80,21 @@ class EmbeddedPostgres(
         return f"postgresql://{user}:{quote(self._password, safe='')}@{host}:{self.port}/{database}"
 
     @property
+    def user(self) -> str:
+        """The superuser in `dsn`."""
+        return self.config.user
+
+    @property
+    def database(self) -> str:
+        """The database in `dsn`."""
+        return self.config.database
+
+    @property
     def _external(self) -> bool:
         return self.config.dsn is not None
 
     def _external_address(self) -> Address:
-        parts = urlsplit(self.dsn)
-        query = parse_qs(parts.query)
-        host = query.get("host", [parts.hostname or "localhost"])[0]
-        port = parts.port or int(query.get("port", ["5432"])[0])
-        return Address(path=Path(host) / f".s.PGSQL.{port}") if host.startswith("/") else Address(host, port)
+        return _addresses(self.dsn)[0]
 
     def _socket(self, directory: Path) -> Path:
         return directory / f".s.PGSQL.{self._port}"
@@ -99,7 +107,7 @@ class EmbeddedPostgres(
     async def _prepare_data(self) -> None:
         self._bin = await postgres_bin(self.config.binaries, self._owner)
         await anyio.to_thread.run_sync(self._write_rules)
-        if not (self.data_dir / _MARKER).exists():
+        if not (self.data_dir / MARKER).exists():
             await self._initialise()
 
     def _write_rules(self) -> None:
@@ -152,15 +160,19 @@ class EmbeddedPostgres(
 
     def _install(self, source: Path) -> None:
         """Copy an empty cluster to the data directory, its marker last: an interrupted copy is done again."""
-        _files.copy_tree(source, self.data_dir, self._owner, last=_MARKER)
+        _files.copy_tree(source, self.data_dir, self._owner, last=MARKER)
         shutil.rmtree(self._started(self._scratch) / "template", ignore_errors=True)
 
     # --- its process ------------------------------------------------------------------------------------
 
     async def _command(self) -> list[str | Path]:
+        options = [part for name, value in self._settings().items() for part in ("-c", f"{name}={value}")]
+        return [self._bin / "postgres", "-D", self.data_dir, *options]
+
+    def _settings(self) -> dict[str, str]:
         config = self.config
         scratch = self._started(self._scratch)
-        settings = {
+        return {
             "listen_addresses": config.host if config.transport == "tcp" else "",
             "port": str(self._port),
             "unix_socket_directories": str(scratch),
@@ -170,25 +182,37 @@ class EmbeddedPostgres(
             "logging_collector": "off",
             "timezone": "UTC",
             "max_wal_size": "1GB",  # initdb derives less from the small segments
+            "wal_keep_size": "128MB",  # what a replica may miss while it is down
             **({"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}),
             **(_THROWAWAY if config.data_dir is None else {}),
             **config.settings,
         }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [self._bin / "postgres", "-D", self.data_dir, *options]
 
     async def _greet(self, address: Address) -> None:
-        await greet_postgres(address, user=self.config.user, database="postgres")
+        if not self._external:
+            await greet_postgres(address, user=self.user, database="postgres")
+            return
+        # The user's own may be several, of which one is enough: whoever connects looks for the primary.
+        addresses, errors = _addresses(self.dsn), []
+        for found in addresses:
+            try:
+                with anyio.fail_after(self.config.connect_timeout * 0.9 / len(addresses)):
+                    await greet_postgres(found, user=self.user, database="postgres")
+            except (ConnectionFailedError, TimeoutError) as error:
+                errors.append(str(error) or f"{found} does not answer")
+            else:
+                return
+        raise ConnectionFailedError("; ".join(errors))
 
     async def _after_launch(self) -> None:
         """Set the password, through the private socket, and make the database."""
-        user, database = self.config.user, self.config.database
+        user, database = self.user, self.database
         await self._query(f"ALTER ROLE {_identifier(user)} PASSWORD {_literal(self._password)}")
         if not await self._query(f"SELECT 1 FROM pg_database WHERE datname = {_literal(database)}"):  # noqa: S608
             await self._query(f"CREATE DATABASE {_identifier(database)}")
 
     async def _query(self, sql: str) -> int:
-        return await query_postgres(self._address(), sql, user=self.config.user, database="postgres")
+        return await query_postgres(self._address(), sql, user=self.user, database="postgres")
 
     async def change_password(self, password: str | None = None) -> None:
         """Change what the server takes for the superuser's password, and end every session; `dsn` stays as it is.
@@ -198,8 +222,9 @@ class EmbeddedPostgres(
 
         Raises:
             ConnectionFailedError: The server doesn't run.
+            DatabaseError: It is a standby, whose passwords are its primary's.
         """
-        user = self.config.user
+        user = self.user
         password = self._password if password is None else password
         await self._query(f"ALTER ROLE {_identifier(user)} PASSWORD {_literal(password)}")
         sessions = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -213,6 +238,22 @@ class EmbeddedPostgres(
         if self._scratch is not None:
             await anyio.to_thread.run_sync(remove_segment, self.data_dir / "postmaster.pid")
         await super()._remove_scratch()
+
+
+def _addresses(dsn: str) -> list[Address]:
+    """Where an address leads; several hosts are separated by commas, as libpq has them."""
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query)
+    hosts = (unquote(parts.netloc.rpartition("@")[2]) or query.get("host", ["localhost"])[-1]).split(",")
+    ports = query.get("port", ["5432"])[-1].split(",")
+    return [_address(host, ports[min(place, len(ports) - 1)]) for place, host in enumerate(hosts)]
+
+
+def _address(host: str, fallback: str) -> Address:
+    if host.startswith("/"):
+        return Address(path=Path(host) / f".s.PGSQL.{fallback}")
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", fallback)
+    return Address(name.strip("[]") or "localhost", int(port))
 
 
 def _identifier(name: str) -> str:

@@ -1,6 +1,7 @@
-"""Fixtures for pytest, found by themselves: `postgres_server` and `valkey_server`, one of each per test run.
+"""Fixtures for pytest, found by themselves: `postgres_server`, `postgres_replica` and `valkey_server`.
 
-They are plain (not async) fixtures, so tests of every kind can use them, on any event loop.
+There is one server of each per test run. They are plain (not async) fixtures, so tests of every kind can use them, on
+any event loop.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 if TYPE_CHECKING:  # pytest imports this module in every run: what it costs is paid by those who use a fixture
     from anyio.from_thread import BlockingPortal
 
+    from svcframework_embedded.postgres import EmbeddedPostgres
     from svcframework_embedded.server import EmbeddedServer
 
 
@@ -140,6 +142,20 @@ def postgres_server() -> Iterator[PostgresHandle]:
     """A throwaway PostgreSQL for the whole test run, with a `dsn`; tests may kill and restart it."""
     with own_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_replica(postgres_server: PostgresHandle) -> Iterator[PostgresHandle]:
+    """A physical replica of `postgres_server` for the whole test run, with a `dsn`; tests may kill and restart it.
+
+    It streams what is written there; a test that reads what it wrote waits until it has arrived.
+    """
+    from svcframework_embedded.config import EmbeddedPostgresReplicaConfig  # noqa: PLC0415 - see above
+    from svcframework_embedded.replica import EmbeddedPostgresReplica  # noqa: PLC0415 - see above
+
+    replica = EmbeddedPostgresReplica(EmbeddedPostgresReplicaConfig(), cast("EmbeddedPostgres", postgres_server.server))
+    with served(replica) as portal:
+        yield PostgresHandle(replica, portal)
 
 
 @pytest.fixture(scope="session")

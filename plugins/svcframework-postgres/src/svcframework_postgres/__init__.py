@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from svcframework_postgres.config import PostgresConfig
     from svcframework_postgres.connections import Connection
     from svcframework_postgres.copying import CopyOptions
-    from svcframework_postgres.errors import TransactionConflictError, TransactionOutcomeUnknownError
+    from svcframework_postgres.errors import (
+        ReadOnlyServerError,
+        TransactionConflictError,
+        TransactionOutcomeUnknownError,
+    )
     from svcframework_postgres.findings import Finding, FindingKind, Severity
     from svcframework_postgres.identifiers import Identifier
     from svcframework_postgres.indexing import IndexingStrategy
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
         Proposal,
         RebuildIndex,
     )
+    from svcframework_postgres.reader import PostgresReader
     from svcframework_postgres.recording import Recording
+    from svcframework_postgres.replicas import ReplicaStatus
     from svcframework_postgres.report import OptimizationReport, UnknownProposalError
     from svcframework_postgres.schemachanges import AppliedChange
     from svcframework_postgres.service import AuroraService, PostgresService
@@ -86,14 +92,17 @@ __all__ = [
     "PoolStatistics",
     "PostgresConfig",
     "PostgresPool",
+    "PostgresReader",
     "PostgresService",
     "PostgresStream",
     "PostgresTransaction",
     "Proposal",
     "QueryOptimizer",
     "QueryPlan",
+    "ReadOnlyServerError",
     "RebuildIndex",
     "Recording",
+    "ReplicaStatus",
     "Severity",
     "StatementStatistics",
     "StatementStatisticsError",
@@ -139,9 +148,12 @@ _HOME = {
     "PoolStatistics": "poolstatistics",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
+    "PostgresReader": "reader",
     "PostgresService": "service",
     "PostgresStream": "streaming",
     "PostgresTransaction": "transaction",
+    "ReadOnlyServerError": "errors",
+    "ReplicaStatus": "replicas",
     "Proposal": "proposals",
     "QueryOptimizer": "optimizer",
     "QueryPlan": "optimizer",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 
 from svcframework_postgres import upgrade
 from svcframework_postgres.codecs import Codec, set_codecs
 from svcframework_postgres.errors import translated
+from svcframework_postgres.failover import open_primary
 from svcframework_postgres.sessions import RESET
 
 upgrade.install()
@@ -43,7 +44,7 @@ async def connect(arguments: dict[str, Any], *, address: str, codecs: Sequence[C
         ConfigurationError: The settings make no sense to the driver, or a codec's type isn't in the database.
     """
     with translated(f"connect to {address}", arguments["timeout"], connecting=True):
-        connection = cast("Connection", await asyncpg.connect(connection_class=Connection, **arguments))
+        connection = await open_primary(Connection, arguments)
     connection.is_changed, connection.used_at = False, 0.0
     try:
         with translated(f"set the codecs on {address}", arguments["timeout"]):

@@ -53,6 +53,22 @@ class TransactionConflictError(DatabaseError):
     retryable = True
 
 
+class ReadOnlyServerError(ConnectionFailedError):
+    """A write reached a server that only reads: a standby, most often after a failover. Nothing was changed.
+
+    The pool has closed its connections, so the next call finds the new primary, if the address leads there.
+
+    Args:
+        operation: What was tried.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        super().__init__(
+            f"{operation}: the server has become read-only, as after a failover; its connections are renewed, try again"
+        )
+
+
 class TransactionOutcomeUnknownError(DatabaseError):
     """COMMIT was sent and no answer came: the transaction may have been committed or not.
 
@@ -91,6 +107,14 @@ def translated(operation: str, seconds: float, *, connecting: bool = False) -> I
         raise translate(error, operation, seconds) from error
 
 
+def was_never_sent(error: BaseException) -> bool:
+    """Whether the driver refused before it sent anything, because the connection had ended, or was about to."""
+    text = str(error)
+    closed = isinstance(error, asyncpg.InterfaceError) and "connection is closed" in text
+    # A dying server has said so on an idle connection, whose end hasn't arrived yet.
+    return closed or (isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text)
+
+
 def translate(error: BaseException, operation: str, seconds: float) -> ServiceFrameworkError:
     """The error of ours that says what a driver's error means."""
     if isinstance(error, TimeoutError):
@@ -99,11 +123,10 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
         return _from_server(error, operation)
     if isinstance(error, (OSError, EOFError)):
         return ConnectionFailedError(f"{operation}: {_reason(error)}")
-    if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
-        return ConnectionFailedError(f"{operation}: the connection was closed")
-    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
-        # A dying server has said so on an idle connection, whose end hasn't arrived yet. Nothing was sent.
-        return ConnectionFailedError(f"{operation}: the connection is closing")
+    if was_never_sent(error):
+        return ConnectionFailedError(f"{operation}: the connection was closed; nothing was sent")
+    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
+        return ConnectionFailedError(f"{operation}: the server is not of the kind that target_session_attrs asks for")
     return DatabaseError(f"{operation}: {error}")  # wrong arguments, most often
 
 

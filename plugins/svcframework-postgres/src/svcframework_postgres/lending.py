@@ -58,6 +58,7 @@ class ConnectionLender:
         self._acquire_timeout, self._always_reset = acquire_timeout, always_reset
         self._idle: deque[Connection] = deque()  # the last one used is the first one taken
         self._held: set[Connection] = set()
+        self._outdated: set[Connection] = set()  # of those held: closed when they come back
         self._size = 0
         # While anybody waits nothing is idle: what comes back is handed over; None is leave to open one. Each with the
         # loop time until which it waits. One alarm serves all of them, since nearly none is ever needed.
@@ -273,7 +274,7 @@ class ConnectionLender:
         self._put_idle(connection)
 
     def _put_idle(self, connection: Connection) -> None:
-        if self._closing or connection.is_closed():
+        if self._closing or connection.is_closed() or (self._outdated and connection in self._outdated):
             self.discard(connection)
             return
         connection.used_at = self._answered_at = asyncio.get_running_loop().time()
@@ -300,6 +301,7 @@ class ConnectionLender:
 
     def _end(self, connection: Connection) -> None:
         self._held.discard(connection)
+        self._outdated.discard(connection)
         if not self._held:
             self._all_back.set()
         if connection.is_closed():
@@ -356,6 +358,11 @@ class ConnectionLender:
         self._cancel_sweep()
         if retired:
             self._close_idle(keep=0)
+
+    def renew(self) -> None:
+        """Close what is idle now, and what is in use when it comes back: the server isn't the right one any more."""
+        self._outdated |= self._held
+        self._close_idle(keep=0)
 
     def shrink(self) -> None:
         """Close what is idle. The pool stays usable."""
@@ -416,6 +423,7 @@ class ConnectionLender:
                 connection.terminate()
             self._held.clear()
             self._idle.clear()
+            self._outdated.clear()
             self._all_back.set()
             for task in self._background:
                 task.cancel()

@@ -113,6 +113,11 @@ class ConnectionManager:
         await asyncio.gather(*self._opening.values(), *self._connecting, return_exceptions=True)
         self._all.clear()
 
+    def renew(self) -> None:
+        """Close every pool's connections, those in use when they come back: another server has become the primary."""
+        for pool in list(self._all):
+            pool.renew()
+
     # --- pools ------------------------------------------------------------------------------------------
 
     @property
@@ -138,7 +143,7 @@ class ConnectionManager:
             ConnectionFailedError: The server can't be reached.
         """
         _ = self.main
-        _check_name(database_name)
+        check_name(database_name)
         pool = self._by_database.get(database_name)
         if pool is None:
             pool = await self._open_once(database_name)
@@ -223,7 +228,7 @@ class ConnectionManager:
         """
         _ = self.main
         if database is not None:
-            _check_name(database)
+            check_name(database)
         # The driver can't be cut off cleanly while it connects; a connection that comes too late is closed.
         task = asyncio.get_running_loop().create_task(self._connect_outside(database))
         self._connecting.add(task)
@@ -292,7 +297,7 @@ async def pool_health(pool: PostgresPool, *, timeout: float, connect: bool = Fal
     return PoolHealth(ok=True, message="", statistics=numbers)
 
 
-def _check_name(database_name: object) -> None:
+def check_name(database_name: object) -> None:
     """Refuse what isn't the name of one database: a missing one, and what PostgreSQL would cut to another's."""
     if not isinstance(database_name, str) or not database_name.strip():
         raise ValueError(f"{database_name!r} names no database; pass the tenant's own")

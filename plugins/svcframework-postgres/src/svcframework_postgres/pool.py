@@ -16,12 +16,15 @@ import asyncpg
 
 from svcframework.deadlines import effective_timeout, has_deadline
 from svcframework.errors import ConnectionFailedError, DeadlineExceededError, ServiceTimeoutError
+from svcframework_postgres import driver
 from svcframework_postgres.connections import Connection
-from svcframework_postgres.errors import DRIVER_ERRORS, translate
+from svcframework_postgres.errors import DRIVER_ERRORS, ReadOnlyServerError, translate, was_never_sent
+from svcframework_postgres.failover import is_refused_write
 from svcframework_postgres.lending import ConnectionLender
 from svcframework_postgres.sessions import changes_session
 from svcframework_postgres.statements import PostgresStatements, T, Work
 
+_REPEATABLE = (driver.fetch, driver.fetch_one, driver.execute)  # others may have used up what they were given
 _SHORTEST = 0.001  # seconds; the driver takes 0 for an error of its own
 
 
@@ -40,6 +43,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
         acquire_timeout: Seconds to wait for a free one.
         command_timeout: Seconds of one call, waiting included.
         always_reset: Reset after every use, whatever the statement was.
+        accepts_writes: The server is meant to; False for a pool that only reads.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
         acquire_timeout: float = 5.0,
         command_timeout: float = 5.0,
         always_reset: bool = False,
+        accepts_writes: bool = True,
     ) -> None:
         super().__init__(
             opener,
@@ -63,7 +68,7 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             acquire_timeout=acquire_timeout,
             always_reset=always_reset,
         )
-        self.command_timeout = command_timeout
+        self.command_timeout, self._accepts_writes = command_timeout, accepts_writes
 
     async def run(self, operation: str, query: str, work: Work[T], args: Any, timeout: float | None) -> T:
         """As `PostgresStatements.run`, on a connection of the call's own."""
@@ -80,11 +85,18 @@ class PostgresPool(ConnectionLender, PostgresStatements):
             result = await work(connection, query, args, limit)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             # The server (or the driver, before it sent anything) refused: the session is in a known state.
+            if self._give_up_dead(connection, work, error):
+                return await self.run(operation, query, work, args, timeout)
             ours = self._ours(error, operation, own)
+            if self._accepts_writes and is_refused_write(error, connection):
+                ours = ReadOnlyServerError(f"{operation} on {self.address}")
+                self.renew()
             connection.is_changed = connection.is_changed or changes_session(query)
             await self.give_back(connection, reusable=not isinstance(ours, ConnectionFailedError))
             raise ours from error
         except DRIVER_ERRORS as error:
+            if self._give_up_dead(connection, work, error):
+                return await self.run(operation, query, work, args, timeout)
             self.discard(connection)
             raise self._ours(error, operation, own, cut=limit < own) from error
         except BaseException:
@@ -96,6 +108,14 @@ class PostgresPool(ConnectionLender, PostgresStatements):
         else:
             self._put_idle(connection)
         return result
+
+    def _give_up_dead(self, connection: Connection, work: Work[Any], error: BaseException) -> bool:
+        """Whether a call may go on with another connection, since this one had died while it was idle."""
+        if not (connection.used_at and work in _REPEATABLE and was_never_sent(error)):
+            return False
+        self.discard(connection)  # so that each time there is one fewer of those
+        self.suspect_others()
+        return True
 
     def _ours(self, error: BaseException, operation: str, seconds: float, *, cut: bool = False) -> Exception:
         """Our error; what it says about the other connections is noted."""

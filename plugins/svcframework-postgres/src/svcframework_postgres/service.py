@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, overload
 
 import asyncpg
@@ -18,9 +18,13 @@ from svcframework_postgres.bulk import BulkMethods
 from svcframework_postgres.codecs import Codec
 from svcframework_postgres.config import PostgresConfig
 from svcframework_postgres.connections import Connection
-from svcframework_postgres.manager import ConnectionManager, HasDsn, pool_health
+from svcframework_postgres.manager import ConnectionManager, HasDsn, check_name, pool_health
 from svcframework_postgres.pool import PostgresPool
+from svcframework_postgres.reader import PostgresReader
+from svcframework_postgres.readside import ReadSide
+from svcframework_postgres.replicas import written_position
 from svcframework_postgres.retrying import T, TransactionRunner, TransactionWork
+from svcframework_postgres.routing import ReadRouter, View
 from svcframework_postgres.transaction import Isolation, PostgresTransaction, TransactionBlock, TransactionOptions
 
 
@@ -37,6 +41,7 @@ class PostgresService(BulkMethods, DatabaseService[PostgresConfig]):
         config: Settings; from the section `database` when not given.
         server: A server run by another service; its address wins over the configured one.
         codecs: How values of further types travel, on every connection.
+        replicas: Replicas run by other services, beside the configured ones.
     """
 
     def __init__(
@@ -44,11 +49,14 @@ class PostgresService(BulkMethods, DatabaseService[PostgresConfig]):
         config: PostgresConfig | Mapping[str, Any] | None = None,
         server: HasDsn | None = None,
         codecs: Sequence[Codec] = (),
+        replicas: tuple[HasDsn, ...] = (),
     ) -> None:
         super().__init__(config)
         self._server, self._codecs = server, tuple(codecs)
         self._connections: ConnectionManager | None = None
         self._main: PostgresPool | None = None
+        self._replicas = tuple(replicas)
+        self._router: ReadRouter | None = None
         self._transactions = TransactionRunner()
 
     # --- life -------------------------------------------------------------------------------------------
@@ -66,12 +74,39 @@ class PostgresService(BulkMethods, DatabaseService[PostgresConfig]):
         connections = ConnectionManager(self.config, server=self._server, codecs=self._codecs)
         await connections.open()
         self._connections, self._main = connections, connections.main
+        self._router = ReadSide(
+            self.config,
+            self._server,
+            self._replicas,
+            self._codecs,
+            self.metrics,
+            on_new_primary=self._follow_new_primary,
+            on_change=self._tell_of_replica,
+        ).router()
+
+    async def on_run(self) -> None:
+        """Measure how far the replicas are behind, if there are any."""
+        if self._router is not None and self._router.has_replicas:
+            await self._router.run()
+
+    def _follow_new_primary(self) -> None:
+        self.logger.warning("another server has become the primary; connections to the old one are closed")
+        if self._connections is not None:
+            self._connections.renew()
+
+    def _tell_of_replica(self, address: str, problem: str) -> None:
+        if problem:
+            self.logger.warning("replica is out", replica=address, reason=problem)
+        else:
+            self.logger.info("replica is usable", replica=address)
 
     async def on_shutdown(self) -> None:
         """Close every connection: running calls have most of `stop_timeout` to end, then they are cut off."""
         connections, self._connections, self._main = self._connections, None, None
-        if connections is not None:
-            await connections.close(timeout=self.config.stop_timeout * 0.8)
+        router, self._router = self._router, None
+        limit = self.config.stop_timeout * 0.8
+        closing = [part.close(timeout=limit) for part in (connections, router) if part is not None]
+        await asyncio.gather(*closing)
 
     async def _service_health_check(self) -> HealthResult:
         """`SELECT 1` on each database with open connections; the pools' numbers are the details."""
@@ -91,6 +126,9 @@ class PostgresService(BulkMethods, DatabaseService[PostgresConfig]):
         ill = [f"{name}: {found.message}" for name, found in others.items() if not found.ok]
         if not main.ok:
             return HealthResult.unhealthy(main.message, **details)
+        if self._router is not None and self._router.has_replicas:
+            details["replicas"], unused = self._router.health()
+            ill += unused
         if main.message or ill:
             return HealthResult.degraded(main.message or "; ".join(ill), **details)
         return HealthResult.healthy(f"{numbers.in_use} of {numbers.limit} connections in use", **details)
@@ -133,6 +171,51 @@ class PostgresService(BulkMethods, DatabaseService[PostgresConfig]):
             ConnectionFailedError: The server can't be reached.
         """
         return await self.connections.open_pool(database_name)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    @property
+    def reader(self) -> PostgresReader:
+        """Statements that only read, on a replica that is fresh enough, else on the primary.
+
+        Raises:
+            ServiceUnavailableError: The service doesn't run.
+        """
+        return PostgresReader(self._reads, address=self.pool.address)
+
+    def get_org_reader(self, database_name: str) -> PostgresReader:
+        """As `reader`, on another database of the same servers. Opens nothing yet.
+
+        Args:
+            database_name: The database, for example a tenant's.
+
+        Raises:
+            ValueError: The name is missing, or can't be one.
+        """
+        check_name(database_name)
+        return PostgresReader(self._reads, address=self.pool.address, view=View(database=database_name))
+
+    def primary(self) -> AbstractContextManager[None]:
+        """Within the block, and in tasks that it starts, `reader` reads from the primary, and sees what was written."""
+        return self._reads.pinned()
+
+    async def position(self) -> str:
+        """Where the primary's log is now: a replica that has got there has everything that is committed by then.
+
+        Ask after a commit, and read with `reader.after(position)`, in whatever process.
+
+        Raises:
+            ConnectionFailedError: The primary can't be reached.
+        """
+        return await written_position(self.pool)
+
+    @property
+    def _reads(self) -> ReadRouter:
+        if self._router is None:
+            raise ServiceUnavailableError(self.name, "it isn't started; enter the host with `async with host:` first")
+        return self._router
+
+    # --- connections ------------------------------------------------------------------------------------
 
     async def open_connection(self, database: str | None = None) -> Connection:
         """A driver connection outside the pools, for LISTEN and the like; the caller closes it.

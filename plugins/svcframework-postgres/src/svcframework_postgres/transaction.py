@@ -26,10 +26,12 @@ from svcframework_postgres import driver
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.errors import (
     DRIVER_ERRORS,
+    ReadOnlyServerError,
     TransactionConflictError,
     TransactionOutcomeUnknownError,
     translate,
 )
+from svcframework_postgres.failover import is_refused_write
 from svcframework_postgres.pool import PostgresPool
 from svcframework_postgres.sessions import changes_session
 from svcframework_postgres.statements import PostgresStatements, T, Work
@@ -86,7 +88,10 @@ class PostgresTransaction(PostgresStatements):
         self._connection = connection
         self.is_usable = True
         """False after a statement was cut off: the server has rolled back, or will."""
+        self.is_on_standby = False
+        """A write was refused because the server accepts none."""
         self._command_timeout = command_timeout
+        self._readonly = False
         self._savepoints = 0
         self._conflict: TransactionConflictError | None = None
 
@@ -187,6 +192,9 @@ class PostgresTransaction(PostgresStatements):
 
     def _failed(self, error: BaseException, operation: str, limit: float) -> ServiceFrameworkError:
         ours = translate(error, f"{operation} on {self.address}", limit)
+        if not self._readonly and is_refused_write(error, self.connection):
+            self.is_on_standby = True
+            ours = ReadOnlyServerError(f"{operation} on {self.address}")
         refused = isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError))
         self.is_usable = refused and not isinstance(ours, ConnectionFailedError)
         if isinstance(ours, TransactionConflictError):
@@ -195,6 +203,7 @@ class PostgresTransaction(PostgresStatements):
 
     async def begin(self, options: TransactionOptions) -> None:
         """Begin it; `TransactionBlock` does."""
+        self._readonly = options.readonly
         await self._control(options.begin)
 
     async def commit(self, options: TransactionOptions) -> None:
@@ -271,9 +280,13 @@ class TransactionBlock(AbstractAsyncContextManager[PostgresTransaction]):
                 await current.set_local(self._settings)
         except BaseException as error:
             await self._undo(current, error)
-            raise
-        self._current = current
-        return current
+            if not (isinstance(error, ConnectionFailedError) and connection.used_at):
+                raise
+        else:
+            self._current = current
+            return current
+        # It had died while it was idle, and nothing has been done; each time there is one fewer of those.
+        return await self.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -318,6 +331,8 @@ class TransactionBlock(AbstractAsyncContextManager[PostgresTransaction]):
         await current.give_back_to(self._pool)
         if isinstance(error, (ConnectionFailedError, ServiceTimeoutError, TransactionOutcomeUnknownError)):
             self._pool.suspect_others()
+        if current.is_on_standby:
+            self._pool.renew()
 
 
 def _why(error: Exception) -> str:

@@ -6,41 +6,84 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svcframework_redis.backend import RedisCache
-    from svcframework_redis.cache import CacheService
+    from svcframework_redis.cache import CacheService, TenantCache
     from svcframework_redis.config import CacheConfig, RedisConfig
     from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
+    from svcframework_redis.integration import CacheIntegration, cached
+    from svcframework_redis.limiter import RateLimiter, RateWindow
+    from svcframework_redis.lock import RedisLock
+    from svcframework_redis.memory import MemoryCache, MemoryStore
+    from svcframework_redis.refusals import (
+        CacheKeyError,
+        MissingTenantError,
+        UncacheableArgumentError,
+        UncacheableValueError,
+        ValueTooLargeError,
+    )
     from svcframework_redis.service import HasUrl, RedisService
     from svcframework_redis.subscriber import RedisSubscriber
     from svcframework_redis.sync import get_redis_client
+    from svcframework_redis.tags import TagVersions
+    from svcframework_redis.transaction import RedisTransaction
     from svcframework_redis.transport import RedisStatistics
 
 __all__ = [
     "CacheConfig",
+    "CacheIntegration",
+    "CacheKeyError",
     "CacheService",
     "HasUrl",
     "LockLostError",
     "LockNotAcquiredError",
+    "MemoryCache",
+    "MemoryStore",
+    "MissingTenantError",
+    "RateLimiter",
+    "RateWindow",
     "RedisCache",
     "RedisConfig",
+    "RedisLock",
     "RedisService",
     "RedisStatistics",
     "RedisSubscriber",
+    "RedisTransaction",
+    "TagVersions",
+    "TenantCache",
     "TransactionConflictError",
+    "UncacheableArgumentError",
+    "UncacheableValueError",
+    "ValueTooLargeError",
+    "cached",
     "get_redis_client",
 ]
 
 _HOME = {
     "CacheConfig": "config",
+    "CacheIntegration": "integration",
+    "CacheKeyError": "refusals",
     "CacheService": "cache",
     "HasUrl": "service",
     "LockLostError": "errors",
     "LockNotAcquiredError": "errors",
+    "MemoryCache": "memory",
+    "MemoryStore": "memory",
+    "MissingTenantError": "refusals",
+    "RateLimiter": "limiter",
+    "RateWindow": "limiter",
     "RedisCache": "backend",
     "RedisConfig": "config",
+    "RedisLock": "lock",
     "RedisService": "service",
     "RedisStatistics": "transport",
     "RedisSubscriber": "subscriber",
+    "RedisTransaction": "transaction",
+    "TagVersions": "tags",
+    "TenantCache": "cache",
     "TransactionConflictError": "errors",
+    "UncacheableArgumentError": "refusals",
+    "UncacheableValueError": "refusals",
+    "ValueTooLargeError": "refusals",
+    "cached": "integration",
     "get_redis_client": "sync",
 }
 

@@ -101,6 +101,10 @@ def _places(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
         port = int((place and place["port"]) or _PORTS[kind])
         if not 0 < port < 65536:  # noqa: PLR2004 - what a port can be
             raise ValueError("a port is a number from 1 to 65535")
+        try:
+            name.encode("idna")
+        except UnicodeError as error:
+            raise ValueError("a host name has parts of 1 to 63 characters") from error
         found.append(((place["six"] or place["name"]) if place else "localhost", port))
     return tuple(found)
 

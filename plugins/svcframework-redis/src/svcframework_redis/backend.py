@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from svcframework_redis.keyspace import Key, KeySpace
+from svcframework_redis.redisstore import RedisStore
 from svcframework_redis.service import RedisService
-
-Key = str | tuple[str, ...]
-"""A cache key: a word, or parts that stay apart, such as `("tenant", tenant_id, "user", user_id)`."""
 
 
 class RedisCache:
-    """A cache of bytes; lives as long as its owner.
+    """A cache of bytes, and nothing but the bytes in Redis; lives as long as its owner.
 
     Args:
         redis: Where the bytes are.
@@ -29,20 +28,27 @@ class RedisCache:
         ttl_jitter: float = 0.0,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._redis = redis
-        self._prefix = _escaped(namespace)
-        self._ttl_jitter, self._draw = ttl_jitter, draw
+        self._redis, self._store = redis, RedisStore(redis)
+        self._space = KeySpace(namespace)
+        self._namespace, self._ttl_jitter, self._draw = namespace, ttl_jitter, draw
+
+    def for_tenant(self, tenant: str) -> RedisCache:
+        """The same for one tenant: no key of his is one of another's.
+
+        Raises:
+            MissingTenantError: The tenant is empty.
+        """
+        found = RedisCache(self._redis, namespace=self._namespace, ttl_jitter=self._ttl_jitter, draw=self._draw)
+        found._space = KeySpace.of_tenant(self._namespace, tenant)
+        return found
 
     def key(self, key: Key) -> str:
         """The key in Redis; different keys never share one.
 
         Raises:
-            ValueError: The key, or one of its parts, is empty.
+            CacheKeyError: The key, or one of its parts, is empty.
         """
-        parts = (key,) if isinstance(key, str) else key
-        if not parts or not all(parts):
-            raise ValueError(f"{key!r} is no cache key: an empty part would let different owners share it")
-        return ":".join([self._prefix, *map(_escaped, parts)])
+        return self._space.name(key)
 
     async def get(self, key: Key) -> bytes | None:
         """The value, None if there is none. Errors as `RedisService.execute`."""
@@ -54,7 +60,15 @@ class RedisCache:
 
     async def set(self, key: Key, value: bytes, ttl: float) -> None:
         """Keep a value for about `ttl` seconds, never longer."""
-        await self._redis.set(self.key(key), value, expire=ttl * (1 - self._ttl_jitter * self._draw()))
+        await self._redis.set(self.key(key), value, expire=self._jittered(ttl))
+
+    async def set_many(self, values: Mapping[Key, bytes], ttl: float) -> None:
+        """Keep many values, with one write to the server."""
+        await self._store.write({self.key(key): (value, self._jittered(ttl)) for key, value in values.items()})
+
+    async def touch(self, key: Key, ttl: float) -> bool:
+        """Let a value live for `ttl` seconds from now; whether there is one."""
+        return await self._redis.expire(self.key(key), ttl)
 
     async def delete(self, *keys: Key) -> int:
         """Remove values.
@@ -64,6 +78,13 @@ class RedisCache:
         """
         return await self._redis.delete(*map(self.key, keys))
 
+    async def clear(self, prefix: Key | None = None) -> int:
+        """Remove every value, or those whose keys begin with these parts.
 
-def _escaped(part: str) -> str:
-    return part.replace("%", "%25").replace(":", "%3A")
+        Returns:
+            How many there were.
+        """
+        return await self._store.remove_below(self._space.prefix if prefix is None else self.key(prefix))
+
+    def _jittered(self, ttl: float) -> float:
+        return ttl * (1 - self._ttl_jitter * self._draw())

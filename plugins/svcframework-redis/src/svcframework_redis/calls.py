@@ -55,7 +55,8 @@ class Calls:
         A caller's cancel scope ends the call by itself, so only a deadline without one is asked for.
         """
         transport = self.transport
-        if transport is None or (link := transport.link) is None or not link.has_room or has_deadline():
+        link = None if transport is None else transport.link or transport.route(command)
+        if transport is None or link is None or not link.has_room or has_deadline():
             return await self.call_within(None, command, is_read=is_read)
         try:
             reply = await link.request(pack_command(command))
@@ -118,11 +119,14 @@ class Calls:
         transport = self.running()
         what = self._what(command, transport)
         own = (waiting_time(command) or 0.0) + self.timeout if timeout is None else timeout
-        async with self.limited(own, what, transport), transport.lease(command) as link:
-            reply = await ask(link, command)
-            if isinstance(reply, Refusal):
-                transport.is_misplaced(link, reply)
-                raise refused(reply, what, command)
+        async with self.limited(own, what, transport):
+            for _ in range(3):  # a server that isn't the one to ask any more names another
+                async with transport.lease(command) as link:
+                    reply = await ask(link, command)
+                if not transport.is_misplaced(link, reply):
+                    break
+        if isinstance(reply, Refusal):
+            raise refused(reply, what, command)
         return reply
 
     # --- many commands ----------------------------------------------------------------------------------
@@ -233,9 +237,8 @@ def _bound(command: Command) -> str:
         "SELECT": "set `db` in the configuration",
         "AUTH": "set `password` in the configuration",
         "MONITOR": "use a client of its own",
-        **dict.fromkeys(
-            ("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"), "use transaction() or execute_many(atomic=True)"
-        ),
+        **dict.fromkeys(("MULTI", "EXEC", "DISCARD"), "use execute_many(…, atomic=True)"),
+        **dict.fromkeys(("WATCH", "UNWATCH"), "use transaction(key)"),
         **dict.fromkeys(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"), "use subscriber()"),
     }.get(name, "use `client`, redis-py's own")
     return f"{name} would change the connection that all callers share; {instead}"

@@ -24,6 +24,10 @@ class RedisConfig(ServiceConfig, prefix="redis"):
     db: int = Field(default=0, ge=0, description="Database number.")
     username: str | None = Field(default=None, description="ACL user.")
     password: SecretStr | None = Field(default=None, description="Password, used when the address holds none.")
+    sentinel_username: str | None = Field(default=None, description="ACL user at the sentinels.")
+    sentinel_password: SecretStr | None = Field(
+        default=None, description="Password at the sentinels; that of the address is the master's."
+    )
     ssl: bool = Field(default=False, description="Whether to use TLS with `host`.")
     timeout: float = Field(default=2.0, gt=0, description="Seconds one command may take, waiting included.")
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds to open one connection.")
@@ -102,5 +106,21 @@ class CacheConfig(ServiceConfig, prefix="cache"):
     format: Literal["json", "msgpack"] = Field(default="json", description="How values are written.")
     degrade: bool = Field(default=True, description="Whether to go to the source while Redis is away, not to fail.")
     retry_interval: float = Field(default=1.0, ge=0, description="Seconds without Redis after it failed.")
+    negative_ttl: float = Field(
+        default=30.0, ge=0, description="Seconds that None, as a source's answer, is kept; 0 keeps none of it."
+    )
+    max_value_bytes: int = Field(default=1_048_576, ge=1, description="Bytes of one value, as it is written, at most.")
+    lease_ttl: float = Field(
+        default=5.0, gt=0, description="Seconds until the lease of a process that died while making a value ends."
+    )
+    lease_wait: float = Field(
+        default=2.0, ge=0, description="Seconds to wait for a value that another process makes, before making it here."
+    )
     local_size: int = Field(default=0, ge=0, description="Values also kept in this process; 0 for none.")
+    local_bytes: int = Field(default=67_108_864, ge=0, description="Bytes of such values, as written, at most.")
     local_ttl: float = Field(default=1.0, gt=0, description="Seconds such a value is believed without asking Redis.")
+    announce: bool = Field(
+        default=False, description="Whether to tell other processes of changes even if this one keeps no values."
+    )
+    memory_size: int = Field(default=10_000, ge=1, description="Entries of a MemoryCache at most.")
+    memory_bytes: int = Field(default=268_435_456, ge=1, description="Bytes of a MemoryCache at most.")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError  # noqa: A004 - the pool's callers expect the driver's own
 
 from svcframework_redis.address import Target
 from svcframework_redis.config import RedisConfig
+from svcframework_redis.driver import client_arguments, sentinel_arguments, untyped
 from svcframework_redis.errors import DRIVER_ERRORS
 
 
@@ -61,11 +64,20 @@ def open_client(config: RedisConfig, target: Target) -> Redis:
         config: The settings.
         target: Where the server is.
     """
+    retry = Retry(NoBackoff(), 0)
+    if target.kind == "sentinel":
+        manager: Any = untyped(Sentinel)(
+            target.places, sentinel_kwargs={"retry": retry, **sentinel_arguments(config, target)}
+        )
+        return cast("Redis", manager.master_for(target.master, retry=retry, **client_arguments(config, target)))
+    if target.kind == "cluster":
+        nodes = [untyped(ClusterNode)(host, port) for host, port in target.places]
+        return cast("Redis", RedisCluster(startup_nodes=nodes, retry=retry, **client_arguments(config, target)))
     pool = ConnectionPool.from_url(
         target.url,
         max_connections=config.max_connections,
         timeout=config.acquire_timeout,
-        retry=Retry(NoBackoff(), 0),
+        retry=retry,
         **config.connect_arguments()[1],
     )
     return Redis.from_pool(pool)
@@ -74,12 +86,27 @@ def open_client(config: RedisConfig, target: Target) -> Redis:
 async def close_clients(client: Redis | None, sync_client: SyncRedis | None, seconds: float) -> None:
     """Close redis-py's clients; give up after `seconds`."""
     if sync_client is not None:
-        sync_client.close()
-        sync_client.connection_pool.disconnect()
+        close_sync_client(sync_client)
     if client is not None:
         try:
             async with asyncio.timeout(seconds):
-                await client.connection_pool.aclose()
+                pool: Any = getattr(client, "connection_pool", None)  # a cluster's client has none
+                if isinstance(pool, ConnectionPool):
+                    await pool.aclose()
+                elif pool is not None:
+                    await pool.disconnect()
+                    await pool.sentinel_manager.aclose()
                 await client.aclose()
         except DRIVER_ERRORS:  # there is nothing left that could be closed
             pass
+
+
+def close_sync_client(client: SyncRedis) -> None:
+    """Close a blocking client and all that it has opened."""
+    pool: Any = getattr(client, "connection_pool", None)  # a cluster's client has none
+    client.close()
+    if pool is not None:
+        pool.disconnect()
+        for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+            sentinel.close()
+            sentinel.connection_pool.disconnect()

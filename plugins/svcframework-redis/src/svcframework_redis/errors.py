@@ -24,7 +24,9 @@ DRIVER_ERRORS = (driver.RedisError, OSError, EOFError)
 """What redis-py raises."""
 
 _CREDENTIALS = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
-_PASSING = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED"})
+_PASSING = frozenset(
+    {"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MOVED", "READONLY", "TRYAGAIN", "UNBLOCKED"}
+)
 
 
 class TransactionConflictError(DatabaseError):

@@ -230,10 +230,10 @@ class Link(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):  # bytes that are no reply, or a reply nobody has asked for
             self.abort()
             return
-        if not self.has_room:
-            self._make_room()
         if self.is_retired:
             self._close_if_idle()
+        elif not self.has_room:
+            self._make_room()
 
     def _fill(self, batch: Batch, reply: Any) -> bool:
         """Take what there is for a batch; True when it is complete."""
@@ -254,7 +254,7 @@ class Link(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The server has hung up: no command is sent here any more."""
-        self.is_open = False
+        self.is_open = self.has_room = False
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -307,7 +307,7 @@ class Link(asyncio.Protocol):
 
     def _make_room(self) -> None:
         """Let in as many as there is room for; while somebody waits, newcomers have to line up."""
-        if self._paused and self.is_open:
+        if (self._paused and self.is_open) or self.is_retired:
             return
         free = self._max_in_flight - len(self._in_flight) if self.is_open else len(self._room)
         while self._room and free > 0:
@@ -341,7 +341,12 @@ class Link(asyncio.Protocol):
     def retire(self) -> None:
         """Send nothing more; close when nobody waits for a reply."""
         self.is_retired = True
+        self.has_room = False
         self._flush()
+        while self._room:  # whoever waits in line goes elsewhere
+            place = self._room.popleft()
+            if not place.done():
+                place.set_result(None)
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:

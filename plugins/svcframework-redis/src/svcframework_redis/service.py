@@ -13,6 +13,7 @@ from svcframework.errors import ConfigurationError, ExternalServiceError, Plugin
 from svcframework.log import error_fields
 from svcframework.methods import service_method
 from svcframework.service import BaseService
+from svcframework_redis.address import Target
 from svcframework_redis.calls import Calls
 from svcframework_redis.config import RedisConfig
 from svcframework_redis.errors import ScriptMissingError
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from redis import Redis as SyncRedis
     from redis.asyncio import Redis
 
+    from svcframework_redis.limiter import RateLimiter, StrategyName, WhenDown
+    from svcframework_redis.lock import Queues, RedisLock
     from svcframework_redis.subscriber import OnMessage, RedisSubscriber
+    from svcframework_redis.transaction import RedisTransaction
 
 
 class HasUrl(Protocol):
@@ -51,6 +55,7 @@ class RedisService(BaseService[RedisConfig]):
         super().__init__(config)
         self._server = server
         self._calls = Calls(self.name)
+        self._queues: Queues | None = None
         self._client: Redis | None = None
         self._sync_client: SyncRedis | None = None
 
@@ -72,7 +77,7 @@ class RedisService(BaseService[RedisConfig]):
         except OSError as error:  # ssl's errors are among them; none has a secret in its text
             raise ConfigurationError(f"{self.name} can't use TLS:", [str(error)]) from error
         self._calls.timeout = self.config.timeout
-        self._calls.transport = Transport(self.config, target)
+        self._calls.transport = open_transport(self.config, target)
         try:
             await self.ping()
         except BaseException:
@@ -320,6 +325,80 @@ class RedisService(BaseService[RedisConfig]):
             on_error=lambda error: self.logger.error("subscriber_failed", **error_fields(error)),
             on_change=lambda is_back: self.logger.warning("subscriber_back" if is_back else "subscriber_lost"),
         )
+
+    # --- what processes agree on ------------------------------------------------------------------------
+
+    def transaction(self, *keys: Value, timeout: float | None = None) -> RedisTransaction:
+        """Read keys and change them, unless somebody else changes them in between.
+
+        What depends on no reading is simpler with `execute_many(…, atomic=True)`.
+
+        Args:
+            keys: What to watch, at least one.
+            timeout: Seconds for each exchange with the server; None for the configured `timeout`.
+
+        Returns:
+            An async context manager; the end of its block raises `TransactionConflictError` if it came too late.
+        """
+        if not keys:
+            raise ValueError("transaction() watches keys; without any, use execute_many(…, atomic=True)")
+        from svcframework_redis.transaction import RedisTransaction  # noqa: PLC0415 - few need it
+
+        return RedisTransaction(self._calls, keys, timeout)
+
+    def lock(self, name: str, *, ttl: float, wait: float | None = None) -> RedisLock:
+        """A lock that one holder has at a time, among all processes.
+
+        Args:
+            name: Any text; different names are different locks.
+            ttl: Seconds for which it outlives a holder that was killed; it is renewed while its block runs.
+            wait: Seconds to wait for it; 0 tries once, None waits for the configured `timeout`.
+
+        Returns:
+            An async context manager that gives the lock, whose `token` grows with every holder.
+        """
+        from svcframework_redis.lock import Queues, RedisLock  # noqa: PLC0415 - few need it
+
+        if self._queues is None:
+            self._queues = Queues()
+        waiting = self.config.timeout if wait is None else wait
+        return RedisLock(name, ttl=ttl, wait=waiting, evaluate=self.evaluate, queues=self._queues)
+
+    def rate_limiter(
+        self,
+        limit: str,
+        *,
+        namespace: str = "default",
+        strategy: StrategyName = "sliding-window-counter",
+        when_down: WhenDown = "raise",
+    ) -> RateLimiter:
+        """So many calls in so much time, counted for all processes.
+
+        Args:
+            limit: Such as "100/minute" or "5 per 2 hours".
+            namespace: Limiters of one namespace, limit and strategy share their counts.
+            strategy: How windows are counted.
+            when_down: Whether a call while Redis is away raises the error, is allowed, or is refused.
+
+        Raises:
+            ValueError: The limit or the strategy is none.
+        """
+        from svcframework_redis.limiter import RateLimiter  # noqa: PLC0415 - loads `limits`
+
+        return RateLimiter(limit, namespace=namespace, strategy=strategy, when_down=when_down, commands=self)
+
+
+def open_transport(config: RedisConfig, target: Target) -> Transport:
+    """The transport for what an address leads to; it connects with its first command."""
+    if target.kind == "sentinel":
+        from svcframework_redis.sentinel import SentinelTransport  # noqa: PLC0415 - few have sentinels
+
+        return SentinelTransport(config, target)
+    if target.kind == "cluster":
+        from svcframework_redis.cluster import ClusterTransport  # noqa: PLC0415 - few have a cluster
+
+        return ClusterTransport(config, target)
+    return Transport(config, target)
 
 
 @lru_cache(maxsize=256)

@@ -133,7 +133,7 @@ class RedisSubscriber:
                 wanted[word] = None
             else:
                 wanted.pop(word, None)
-        if not words or self._link is None:
+        if not words or not self.is_connected:
             return
         limit = effective_timeout(self._config.timeout)
         what = f"{command} on {self._calls.running().target}"

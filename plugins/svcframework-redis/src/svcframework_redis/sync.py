@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from svcframework.config import load_config
 from svcframework_redis.config import RedisConfig
+from svcframework_redis.driver import client_arguments, sentinel_arguments, untyped
 
 
 def get_redis_client(config: RedisConfig | None = None) -> Redis:
@@ -31,13 +34,22 @@ def get_redis_client(config: RedisConfig | None = None) -> Redis:
 
 def open_sync_client(config: RedisConfig, url: str | None = None) -> Redis:
     """A blocking client of its own; close it after use."""
-    address, arguments = config.connect_arguments(url)
+    target = config.target(url)
+    retry = Retry(NoBackoff(), 0)
+    if target.kind == "sentinel":
+        manager: Any = untyped(Sentinel)(
+            target.places, sentinel_kwargs={"retry": retry, **sentinel_arguments(config, target)}
+        )
+        return cast("Redis", manager.master_for(target.master, retry=retry, **client_arguments(config, target)))
+    if target.kind == "cluster":
+        nodes = [untyped(ClusterNode)(host, port) for host, port in target.places]
+        return cast("Redis", RedisCluster(startup_nodes=nodes, retry=retry, **client_arguments(config, target)))
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        address,
+        target.url,
         max_connections=config.max_connections,
         timeout=config.acquire_timeout,
-        retry=Retry(NoBackoff(), 0),
-        **arguments,
+        retry=retry,
+        **config.connect_arguments()[1],
     )
     return Redis.from_pool(pool)
 

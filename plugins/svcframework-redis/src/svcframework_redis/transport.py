@@ -116,7 +116,9 @@ class Transport:
             NoRoomError: There was none within `acquire_timeout`.
         """
         for _ in range(3):
-            link = self.link or await self._connected()
+            link = self.link
+            if link is None or not link.is_open:  # the server has hung up, and the loop will say so in a moment
+                link = await self._connected()
             if link.has_room:
                 return link
             try:
@@ -134,6 +136,11 @@ class Transport:
             return False
         self._give_up(link)
         return self.target.kind == "sentinel"
+
+    def route(self, command: Command) -> Link | None:
+        """A shared connection that is good for this command, if there is one; `link` is, for any."""
+        del command
+        return self.link
 
     @asynccontextmanager
     async def lease(self, command: Command = ()) -> AsyncIterator[Link]:
