@@ -46,9 +46,9 @@ async def test_other_channels_are_not_heard(pubsub):
 
 async def test_channel_is_what_its_name_says(pubsub):
     """Two texts that are equal name one channel: a name may be made anew for each call."""
-    for _ in range(2):
-        async with pubsub.subscribe("".join(["runs", ":7"])) as messages:
-            await pubsub.publish("".join(["runs", ":7"]), 1)
+    for number in range(2):
+        async with pubsub.subscribe(f"runs:{number}") as messages:
+            await pubsub.publish(f"runs:{number}", 1)
             assert [1] == await collect(messages, 1)
 
 
