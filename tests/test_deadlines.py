@@ -1,6 +1,7 @@
 """Deadlines: what is left, for whom, and what happens when nothing is."""
 
 import asyncio
+import contextvars
 import time
 
 import anyio
@@ -8,7 +9,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from svcframework.deadlines import deadline, effective_timeout, remaining
+from svcframework.deadlines import deadline, effective_timeout, has_deadline, remaining
 from svcframework.errors import DeadlineExceededError
 
 
@@ -17,6 +18,18 @@ def test_without_a_deadline_nothing_limits_the_caller() -> None:
     assert None is remaining()
     assert 7.0 == remaining(7.0)
     assert 3.0 == effective_timeout(3.0)
+
+
+async def test_only_a_block_is_a_deadline() -> None:
+    """A block counts until it ends, also in a copy of its context; a cancel scope doesn't, for it acts by itself."""
+    assert not has_deadline()
+    with deadline(60.0):
+        assert has_deadline()
+        copied = contextvars.copy_context()
+    assert not has_deadline()
+    assert not copied.run(has_deadline)
+    with anyio.fail_after(60.0):
+        assert not has_deadline()
 
 
 def test_sync_code_reads_the_deadline_around_it() -> None:

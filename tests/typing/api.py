@@ -40,7 +40,7 @@ from svcframework import (
     startup_all_services,
 )
 from svcframework.config import SecretUrl
-from svcframework.deadlines import effective_timeout, remaining
+from svcframework.deadlines import effective_timeout, has_deadline, remaining
 from svcframework.integrations.fastapi import Injected, setup
 from svcframework.retry import RetryBudget
 from svcframework.testing import FaultConformance, FaultProxy, ServiceConformance, small_disk
@@ -421,6 +421,7 @@ def time_limits() -> None:
         assert_type(remaining(), float | None)
         assert_type(remaining(1.0), float)
         assert_type(effective_timeout(1.0), float)
+        assert_type(has_deadline(), bool)
 
 
 def values(result: HealthResult) -> None:

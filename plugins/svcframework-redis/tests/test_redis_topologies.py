@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from svcframework.errors import ConnectionFailedError, ExternalServiceError, ServiceTimeoutError
 from svcframework_embedded import EmbeddedValkey, EmbeddedValkeyConfig, running
@@ -157,8 +158,15 @@ async def test_server_that_only_reads_is_asked_anew(valkey):
 
 
 @pytest.fixture(scope="module")
-async def cluster():
-    """Three nodes that share the slots: their ports."""
+def cluster():
+    """The ports of three nodes that share the slots; they live on an event loop of their own."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(three_nodes()) as ports:
+        yield ports
+
+
+@contextlib.asynccontextmanager
+async def three_nodes():
+    """Servers that have met, each with a third of the slots."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = [
             await stack.enter_async_context(server(cluster_enabled="yes", cluster_port=str(free_port())))

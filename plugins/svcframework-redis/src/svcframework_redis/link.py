@@ -238,7 +238,8 @@ class Link(asyncio.Protocol):
     def _fill(self, batch: Batch, reply: Any) -> bool:
         """Take what there is for a batch; True when it is complete."""
         replies, gets, size = batch.replies, self._gets, batch.size
-        replies.append(reply)
+        is_wanted = not batch.future.done()  # what nobody waits for is counted, not kept
+        replies.append(reply if is_wanted else None)
         while len(replies) < size:
             reply = gets()
             if reply is _NOTHING:
@@ -247,8 +248,8 @@ class Link(asyncio.Protocol):
                 if self._on_push is not None:
                     self._on_push(reply)
                 continue
-            replies.append(reply)
-        if not batch.future.done():
+            replies.append(reply if is_wanted else None)
+        if is_wanted:
             batch.future.set_result(replies)
         return True
 
