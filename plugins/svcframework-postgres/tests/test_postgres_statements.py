@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import traceback
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from svcframework.errors import DatabaseError, ServiceTimeoutError, ServiceUnavailableError
+from svcframework.testing._trials import journal
 from svcframework_postgres import AuroraService, Identifier, PostgresConfig, PostgresService
 
 
@@ -57,6 +59,29 @@ async def test_statement_error_carries_its_sqlstate(database, table):
     assert not caught.value.retryable
     assert caught.value.__cause__ is not None
     assert "secret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT $1::int",
+        "SELECT $1::text::int",
+        "SELECT $1::uuid",
+        "SELECT $1::text::timestamptz",
+        "SELECT $1::numeric",
+        "SELECT $1::bytea",
+        "SELECT $1::int[]",
+    ],
+)
+@pytest.mark.parametrize("value", ["canary-7Q", 'can"ary-7Q', "can'ary-7Q (", "it's a 'canary-7Q' object"])
+async def test_value_that_does_not_fit_is_not_told(database, statement, value):
+    """Neither in the error, nor in its cause, nor in the log: only what was wrong with it."""
+    with journal() as logged, pytest.raises(DatabaseError) as caught:
+        await database.execute_query(statement, value)
+    told = "".join([*traceback.format_exception(caught.value), logged.text])
+    assert "service method failed" in told
+    assert "ary-7Q" not in told
+    assert "invalid" in str(caught.value)
 
 
 async def test_wrong_argument_is_a_database_error(database):

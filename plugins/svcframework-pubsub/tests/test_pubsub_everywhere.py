@@ -46,6 +46,14 @@ async def test_other_channels_are_not_heard(pubsub):
         assert ["a", "b", "a"] == await collect(messages, 3)
 
 
+async def test_channel_is_what_its_name_says(pubsub):
+    """Two texts that are equal name one channel: a name may be made anew for each call."""
+    for number in range(2):
+        async with pubsub.subscribe(f"runs:{number}") as messages:
+            await pubsub.publish(f"runs:{number}", 1)
+            assert [1] == await collect(messages, 1)
+
+
 async def test_messages_cross_services(serve, backend):
     """What one service publishes another receives, unless it is in memory, which they don't share."""
     async with serve() as here, serve() as there, there.subscribe("runs") as messages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,14 @@ _AUTHENTICATION = ("28",)
 _CONFLICT = ("40001", "40P01")
 # 40 rolled back for another reason, 55P03 lock not available: the same again may succeed
 _WORTH_RETRYING = ("40", "55P03")
+
+_BAD_VALUE = ("22",)
+_ARGUMENT = re.compile(r"invalid input for query argument \$\d+")
+_REASON = re.compile(  # words about types, at the end; others quote the value
+    r" \((?:expected [\w .]+, got [\w .]+|'[\w.]+' object [\w -]+|[\w -]+ \(got type '?[\w.]+'?\)"
+    r"|value out of \w+ range|[\w -]+, not '[\w.]+')\)$"
+)
+_QUOTED = re.compile(r'".*"', re.DOTALL)
 
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
@@ -123,6 +132,10 @@ def translate(error: BaseException, operation: str, seconds: float) -> ServiceFr
 
 def _from_server(error: asyncpg.PostgresError, operation: str) -> ServiceFrameworkError:
     sqlstate: str = error.sqlstate or ""
+    if sqlstate.startswith(_BAD_VALUE) and error.args:
+        # In the error itself, which is the cause of ours and logged with it, and not in that error's own cause
+        error.args = (without_values(str(error.args[0])), *error.args[1:])
+        error.__cause__ = error.__context__ = None
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if sqlstate.startswith(_AWAY):
         return ConnectionFailedError(f"{operation}: {text}")
@@ -133,6 +146,20 @@ def _from_server(error: asyncpg.PostgresError, operation: str) -> ServiceFramewo
     ours = DatabaseError(f"{operation}: {text}", sqlstate=sqlstate or None)
     ours.retryable = sqlstate.startswith(_WORTH_RETRYING)
     return ours
+
+
+def without_values(text: str) -> str:
+    """What the server or driver says of a value that doesn't fit, without the value: it may be a secret.
+
+    >>> without_values('invalid input syntax for type integer: "hunter2"')
+    'invalid input syntax for type integer: "…"'
+    >>> without_values("invalid input for query argument $1: 'hunter2' (expected bytes, got str)")
+    'invalid input for query argument $1 (expected bytes, got str)'
+    """
+    argument, reason = _ARGUMENT.match(text), _REASON.search(text)
+    if argument is None:
+        return _QUOTED.sub('"…"', text)
+    return argument[0] + ("" if reason is None else reason[0])
 
 
 def _reason(error: BaseException) -> str:

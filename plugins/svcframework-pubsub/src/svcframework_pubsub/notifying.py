@@ -64,7 +64,7 @@ def notification(name: str, data: bytes) -> tuple[str, str]:
     """The channel and text of a message; a channel whose name is lost in a digest stands in the text."""
     channel = pg_channel(name)
     text = data.decode()
-    return channel, text if channel is name else f"{name}\n{text}"
+    return channel, text if channel == name else f"{name}\n{text}"
 
 
 def fits(name: str, data: bytes) -> bool:
