@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -150,6 +151,28 @@ def test_config(project: Path, svc, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in out
     assert "MAILER__PASSWORD" in out
     assert "signup" not in out
+
+
+def test_stubs_type_the_names(project: Path, svc) -> None:
+    """The written class has every service's type, the host fits it, and `--check` tells when it is out of date."""
+    target = project / "svc_shop_services.py"
+    assert (0, "", "") == svc("stubs", "svc_shop:host", "--output", str(target))
+    assert (0, target.read_text(), "") == svc("stubs", "svc_shop:host")
+    assert "import svc_shop\n" in target.read_text()
+    assert "    mailer: svc_shop.Mailer\n    signup: svc_shop.Signup\n" in target.read_text()
+
+    space: dict[str, Any] = {}
+    exec(compile(target.read_text(), str(target), "exec", dont_inherit=True), space)
+    host = sys.modules["svc_shop"].host
+    assert host["signup"] is host.services_as(space["Services"]).signup
+
+    assert (0, "", "") == svc("stubs", "svc_shop:host", "--output", str(target), "--check")
+    target.write_text("stale")
+    code, printed, complained = svc("stubs", "svc_shop:host", "--output", str(target), "--check")
+    assert (1, "") == (code, printed)
+    assert "is not up to date: run `svc stubs svc_shop:host --output" in complained
+    assert "stale" == target.read_text()
+    assert 1 == svc("stubs", "svc_shop:Wrong")[0]
 
 
 def test_plugins(svc, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,3 +276,32 @@ async def test_scope_of_another_host_does_not_answer() -> None:
         assert draft is hosts[0][Draft]
         with pytest.raises(ScopeError, match="no scope is open"):
             hosts[1][Draft]
+
+
+def test_class_of_services_gives_types_to_names() -> None:
+    """It is the fast way with types; all that doesn't fit is reported at once."""
+
+    class Right:
+        one: Base
+        two: Any
+
+    class Wrong:
+        one: int
+        tow: Base
+        three: Base
+
+    class Container(ServiceContainer):
+        one = providers.Service(Base)
+        two = providers.Service(Base)
+        three = providers.Scoped(Base)
+
+    host = ServiceHost(Container, log_events=False)
+    services = host.services_as(Right)
+    assert (host["one"], host["two"]) == (services.one, services.two)
+    with pytest.raises(WiringError) as caught:
+        host.services_as(Wrong)
+    text = str(caught.value)
+    assert "3 problems in " in text
+    assert "'one' is a " in text
+    assert "no service is named 'tow'. Did you mean 'two'?" in text
+    assert "'three' doesn't live as long as the host: ask a scope for it" in text

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints, overload
 
 from svcframework._signatures import fits
 from svcframework._types import Lifetime, Location
 from svcframework.config import ConfigManager, get_config_manager, use_config_manager
 from svcframework.discovery import LoadedPlugin, PluginCatalogue
-from svcframework.errors import PluginError, ScopeError, ServiceNotFoundError, type_name
+from svcframework.errors import PluginError, ScopeError, ServiceNotFoundError, did_you_mean, type_name
 from svcframework.problems import Problem, WiringError
 from svcframework.registry import ServiceDescriptor, ServiceRegistry, as_names
 from svcframework.resolver import Resolver
@@ -79,6 +79,21 @@ class Composition:
     def services(self) -> Any:
         """The services that live as long as the host, as attributes: `host.services.user_service`, the fastest way."""
         return self.resolver.space
+
+    def services_as(self, kind: type[T]) -> T:
+        """The services as attributes, with the types that a class gives them: `host.services_as(Services).users`.
+
+        Args:
+            kind: A class whose annotations are services; `svc stubs` writes it, or you do, with just those you need.
+
+        Raises:
+            WiringError: A service is not there, doesn't live as long as the host, or is of another type. All of them.
+        """
+        graph = self.graph
+        problems = [each for name, hint in get_type_hints(kind).items() if (each := _unlike(graph, kind, name, hint))]
+        if problems:
+            raise WiringError(problems, subject=f"{kind.__qualname__}, asked of {self.name}")
+        return cast("T", self.resolver.space)
 
     def factory(self, wanted: type[T]) -> Callable[[], T]:
         """A function that makes a transient service; it stays right when overrides come and go.
@@ -418,3 +433,21 @@ def _section(config: Any, name: str) -> Any:
 
 def _container_name(container: Any) -> str:
     return type_name(container if isinstance(container, type) else type(container))
+
+
+def _unlike(graph: Graph, kind: type, name: str, hint: Any) -> Problem | None:
+    """What is wrong with an annotation of a class of services."""
+    node = graph.nodes.get(name.replace("__dot__", "."))
+    headline, at = (
+        f"{kind.__qualname__}.{name}: {type_name(hint) if isinstance(hint, type) else hint}",
+        Location.of(kind),
+    )
+    if node is None:
+        return Problem("missing", headline, at, (f"no service is named {name!r}.{did_you_mean(name, graph.nodes)}",))
+    if not node.is_singleton:
+        how = "ask a scope for it, or have it injected"
+        return Problem("scope", headline, at, (f"{name!r} doesn't live as long as the host: {how}.",), (name,))
+    provided = node.descriptor.provides
+    if isinstance(hint, type) and hint not in {object, Any} and not fits(provided, hint):
+        return Problem("mistyped", headline, at, (f"{name!r} is a {type_name(provided)}.",), (name,))
+    return None

@@ -322,8 +322,23 @@ async def scoping(host: ServiceHost) -> None:
         assert_type(scope, Scope)
         assert_type(await scope.get(Session), Session)
         assert_type(scope[Report], Report)
+        assert_type(await scope.get(Session, Report), tuple[Session, Report])
+        assert_type(scope[Session, Report], tuple[Session, Report])
+    async with host.private_scope() as scope:
+        assert_type(scope, Scope)
     async with host.scope(values={Mailer: Mailer(), "tenant": "acme"}) as scope:
         assert_type(await scope.get(Session), Session)
+
+
+class Services:
+    """3: the services of a host by name."""
+
+    users: Users
+
+
+def naming(host: ServiceHost) -> None:
+    """3: a class of services gives names their types."""
+    assert_type(host.services_as(Services).users, Users)
 
 
 class Jobs(AsyncService):

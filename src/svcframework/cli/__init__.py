@@ -8,7 +8,7 @@ from typing import Any
 from cyclopts import App
 
 import svcframework
-from svcframework.cli import running, scaffold, showing
+from svcframework.cli import running, scaffold, showing, stubs
 from svcframework.errors import ServiceFrameworkError
 
 app = App(
@@ -23,6 +23,7 @@ for _command in (
     showing.graph,
     showing.explain,
     showing.config,
+    stubs.stubs,
     showing.plugins,
     running.health,
     running.doctor,
