@@ -9,7 +9,7 @@ from svcframework.errors import ConfigurationError
 from svcframework_postgres import PostgresConfig
 from svcframework_postgres.config import address_of, replica_arguments
 from svcframework_postgres.hosts import hosts_in, hosts_of, shown, split_hosts, wanted_kind
-from svcframework_postgres.wal import WalHistory, end_of_records, parsed_position, shown_position
+from svcframework_postgres.reading.wal import WalHistory, end_of_records, parsed_position, shown_position
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from svcframework_postgres import CreateIndex, CreateStatistics, DropIndex, Finding, FindingKind, Severity
-from svcframework_postgres.conditions import Conditions, conditions_on
-from svcframework_postgres.findings import worst_first
-from svcframework_postgres.optimizationconfig import OptimizationConfig
-from svcframework_postgres.planadvice import advise
-from svcframework_postgres.plans import read_plan
-from svcframework_postgres.proposals import name_for
+from svcframework_postgres.advice.conditions import Conditions, conditions_on
+from svcframework_postgres.advice.config import OptimizationConfig
+from svcframework_postgres.advice.findings import worst_first
+from svcframework_postgres.advice.planadvice import advise
+from svcframework_postgres.advice.plans import read_plan
+from svcframework_postgres.advice.proposals import name_for
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from svcframework_redis.entries import Entry, pack_lease, pack_value, unpack
-from svcframework_redis.local import LocalCache
-from svcframework_redis.values import MISSING, Codec, is_immutable
+from svcframework_redis.caching.entries import Entry, pack_lease, pack_value, unpack
+from svcframework_redis.caching.local import LocalCache
+from svcframework_redis.caching.values import MISSING, Codec, is_immutable
 
 JSON = Codec("json")
 

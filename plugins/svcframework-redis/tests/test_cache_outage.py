@@ -7,7 +7,7 @@ import pytest
 from svcframework.errors import ConnectionFailedError, DatabaseError
 from svcframework.testing.virtualtime import virtual_backend
 from svcframework_redis import CacheConfig, MemoryCache, MemoryStore
-from svcframework_redis import outage as outage_module
+from svcframework_redis.caching import outage as outage_module
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from svcframework_redis import (
     UncacheableArgumentError,
     cached,
 )
-from svcframework_redis.arguments import text_of
+from svcframework_redis.caching.arguments import text_of
 
 CALLS = []
 

@@ -12,7 +12,7 @@ from anyio.from_thread import start_blocking_portal
 from svcframework.errors import ConnectionFailedError, ExternalServiceError, ServiceTimeoutError
 from svcframework_embedded import EmbeddedValkey, EmbeddedValkeyConfig, running
 from svcframework_redis import CacheConfig, CacheService, RedisConfig, RedisService, get_redis_client
-from svcframework_redis.keys import slot_of
+from svcframework_redis.caching.keys import slot_of
 
 PASSWORD = "canary-7Q"
 

@@ -5,21 +5,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svcframework_postgres.advice.config import OptimizationConfig
+    from svcframework_postgres.advice.findings import Finding, FindingKind, Severity
+    from svcframework_postgres.advice.indexing import IndexingStrategy
+    from svcframework_postgres.advice.optimizer import QueryOptimizer, QueryPlan
+    from svcframework_postgres.advice.plans import PlanNode
+    from svcframework_postgres.advice.proposals import (
+        AnalyzeTable,
+        CreateIndex,
+        CreateStatistics,
+        DropIndex,
+        Proposal,
+        RebuildIndex,
+    )
+    from svcframework_postgres.advice.recording import Recording
+    from svcframework_postgres.advice.report import OptimizationReport, UnknownProposalError
+    from svcframework_postgres.advice.schemachanges import AppliedChange
+    from svcframework_postgres.advice.service import OptimizationService
+    from svcframework_postgres.advice.statementstatistics import StatementStatistics, StatementStatisticsError
+    from svcframework_postgres.bulk.copying import CopyOptions
+    from svcframework_postgres.bulk.streaming import PostgresStream
     from svcframework_postgres.codecs import Codec
     from svcframework_postgres.config import PostgresConfig
     from svcframework_postgres.connections import Connection
-    from svcframework_postgres.copying import CopyOptions
     from svcframework_postgres.errors import (
         ReadOnlyServerError,
         TransactionConflictError,
         TransactionOutcomeUnknownError,
     )
-    from svcframework_postgres.findings import Finding, FindingKind, Severity
     from svcframework_postgres.identifiers import Identifier
-    from svcframework_postgres.indexing import IndexingStrategy
     from svcframework_postgres.manager import ConnectionManager, HasDsn, PoolHealth
-    from svcframework_postgres.migrationconfig import MigrationConfig
-    from svcframework_postgres.migrationerrors import (
+    from svcframework_postgres.migrations.applying import AppliedMigration, Migrations, MigrationStatus
+    from svcframework_postgres.migrations.config import MigrationConfig
+    from svcframework_postgres.migrations.errors import (
         IrreversibleMigrationError,
         MigrationError,
         MigrationFailedError,
@@ -28,31 +46,13 @@ if TYPE_CHECKING:
         MigrationLockedError,
         MigrationsPendingError,
     )
-    from svcframework_postgres.migrationfiles import MigrationFile
-    from svcframework_postgres.migrations import AppliedMigration, Migrations, MigrationStatus
-    from svcframework_postgres.migrationservice import MigrationService
-    from svcframework_postgres.optimization import OptimizationService
-    from svcframework_postgres.optimizationconfig import OptimizationConfig
-    from svcframework_postgres.optimizer import QueryOptimizer, QueryPlan
-    from svcframework_postgres.plans import PlanNode
+    from svcframework_postgres.migrations.files import MigrationFile
+    from svcframework_postgres.migrations.service import MigrationService
     from svcframework_postgres.pool import PostgresPool
     from svcframework_postgres.poolstatistics import PoolStatistics
-    from svcframework_postgres.proposals import (
-        AnalyzeTable,
-        CreateIndex,
-        CreateStatistics,
-        DropIndex,
-        Proposal,
-        RebuildIndex,
-    )
-    from svcframework_postgres.reader import PostgresReader
-    from svcframework_postgres.recording import Recording
-    from svcframework_postgres.replicas import ReplicaStatus
-    from svcframework_postgres.report import OptimizationReport, UnknownProposalError
-    from svcframework_postgres.schemachanges import AppliedChange
+    from svcframework_postgres.reading.reader import PostgresReader
+    from svcframework_postgres.reading.replicas import ReplicaStatus
     from svcframework_postgres.service import AuroraService, PostgresService
-    from svcframework_postgres.statementstatistics import StatementStatistics, StatementStatisticsError
-    from svcframework_postgres.streaming import PostgresStream
     from svcframework_postgres.transaction import PostgresTransaction
 
 __all__ = [
@@ -112,59 +112,59 @@ __all__ = [
 ]
 
 _HOME = {
-    "AnalyzeTable": "proposals",
-    "AppliedChange": "schemachanges",
-    "AppliedMigration": "migrations",
+    "AnalyzeTable": "advice.proposals",
+    "AppliedChange": "advice.schemachanges",
+    "AppliedMigration": "migrations.applying",
     "AuroraService": "service",
     "Codec": "codecs",
     "Connection": "connections",
     "ConnectionManager": "manager",
-    "CopyOptions": "copying",
-    "CreateIndex": "proposals",
-    "CreateStatistics": "proposals",
-    "DropIndex": "proposals",
-    "Finding": "findings",
-    "FindingKind": "findings",
+    "CopyOptions": "bulk.copying",
+    "CreateIndex": "advice.proposals",
+    "CreateStatistics": "advice.proposals",
+    "DropIndex": "advice.proposals",
+    "Finding": "advice.findings",
+    "FindingKind": "advice.findings",
     "HasDsn": "manager",
     "Identifier": "identifiers",
-    "IndexingStrategy": "indexing",
-    "IrreversibleMigrationError": "migrationerrors",
-    "MigrationConfig": "migrationconfig",
-    "MigrationError": "migrationerrors",
-    "MigrationFailedError": "migrationerrors",
-    "MigrationFile": "migrationfiles",
-    "MigrationFilesError": "migrationerrors",
-    "MigrationHistoryError": "migrationerrors",
-    "MigrationLockedError": "migrationerrors",
-    "MigrationService": "migrationservice",
-    "MigrationStatus": "migrations",
-    "Migrations": "migrations",
-    "MigrationsPendingError": "migrationerrors",
-    "OptimizationConfig": "optimizationconfig",
-    "OptimizationReport": "report",
-    "OptimizationService": "optimization",
-    "PlanNode": "plans",
+    "IndexingStrategy": "advice.indexing",
+    "IrreversibleMigrationError": "migrations.errors",
+    "MigrationConfig": "migrations.config",
+    "MigrationError": "migrations.errors",
+    "MigrationFailedError": "migrations.errors",
+    "MigrationFile": "migrations.files",
+    "MigrationFilesError": "migrations.errors",
+    "MigrationHistoryError": "migrations.errors",
+    "MigrationLockedError": "migrations.errors",
+    "MigrationService": "migrations.service",
+    "MigrationStatus": "migrations.applying",
+    "Migrations": "migrations.applying",
+    "MigrationsPendingError": "migrations.errors",
+    "OptimizationConfig": "advice.config",
+    "OptimizationReport": "advice.report",
+    "OptimizationService": "advice.service",
+    "PlanNode": "advice.plans",
     "PoolHealth": "manager",
     "PoolStatistics": "poolstatistics",
     "PostgresConfig": "config",
     "PostgresPool": "pool",
-    "PostgresReader": "reader",
+    "PostgresReader": "reading.reader",
     "PostgresService": "service",
-    "PostgresStream": "streaming",
+    "PostgresStream": "bulk.streaming",
     "PostgresTransaction": "transaction",
     "ReadOnlyServerError": "errors",
-    "ReplicaStatus": "replicas",
-    "Proposal": "proposals",
-    "QueryOptimizer": "optimizer",
-    "QueryPlan": "optimizer",
-    "RebuildIndex": "proposals",
-    "Recording": "recording",
-    "Severity": "findings",
-    "StatementStatistics": "statementstatistics",
-    "StatementStatisticsError": "statementstatistics",
+    "ReplicaStatus": "reading.replicas",
+    "Proposal": "advice.proposals",
+    "QueryOptimizer": "advice.optimizer",
+    "QueryPlan": "advice.optimizer",
+    "RebuildIndex": "advice.proposals",
+    "Recording": "advice.recording",
+    "Severity": "advice.findings",
+    "StatementStatistics": "advice.statementstatistics",
+    "StatementStatisticsError": "advice.statementstatistics",
     "TransactionConflictError": "errors",
     "TransactionOutcomeUnknownError": "errors",
-    "UnknownProposalError": "report",
+    "UnknownProposalError": "advice.report",
 }
 
 

@@ -14,17 +14,17 @@ from svcframework import HealthResult
 from svcframework.bases import DatabaseService
 from svcframework.errors import PluginError, ServiceUnavailableError
 from svcframework.methods import service_method
-from svcframework_postgres.bulk import BulkMethods
+from svcframework_postgres.bulk.methods import BulkMethods
 from svcframework_postgres.codecs import Codec
 from svcframework_postgres.config import PostgresConfig
 from svcframework_postgres.connections import Connection
 from svcframework_postgres.manager import ConnectionManager, HasDsn, check_name, pool_health
 from svcframework_postgres.pool import PostgresPool
-from svcframework_postgres.reader import PostgresReader
-from svcframework_postgres.readside import ReadSide
-from svcframework_postgres.replicas import written_position
+from svcframework_postgres.reading.reader import PostgresReader
+from svcframework_postgres.reading.readside import ReadSide
+from svcframework_postgres.reading.replicas import written_position
+from svcframework_postgres.reading.routing import ReadRouter, View
 from svcframework_postgres.retrying import T, TransactionRunner, TransactionWork
-from svcframework_postgres.routing import ReadRouter, View
 from svcframework_postgres.transaction import Isolation, PostgresTransaction, TransactionBlock, TransactionOptions
 
 

@@ -17,7 +17,7 @@ from svcframework_pubsub.message import Message, PayloadT, decoder_of, typed
 from svcframework_pubsub.subscription import Callback, OnError, Report, name_of
 
 if TYPE_CHECKING:
-    from svcframework_pubsub.backend import GroupSource
+    from svcframework_pubsub.backends.backend import GroupSource
 
 _RETRY_DELAY = 0.05  # seconds before a read that failed is tried again
 _FAREWELL = 0.5  # seconds for leaving the group

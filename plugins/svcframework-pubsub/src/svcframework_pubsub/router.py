@@ -16,7 +16,7 @@ from svcframework_pubsub.channels import Topic, matcher
 from svcframework_pubsub.message import Message, id_of
 
 if TYPE_CHECKING:
-    from svcframework_pubsub.backend import Backend
+    from svcframework_pubsub.backends.backend import Backend
 
 
 class Sink(Protocol):

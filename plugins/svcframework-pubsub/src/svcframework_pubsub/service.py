@@ -13,8 +13,8 @@ from svcframework import BaseService, HealthResult
 from svcframework.errors import ServiceUnavailableError
 from svcframework.methods import service_method
 from svcframework.utils import generate_unique_id
-from svcframework_pubsub.backend import Backend, Condition, Durable, Transactional
-from svcframework_pubsub.backends import Assembly
+from svcframework_pubsub.backends.backend import Backend, Condition, Durable, Transactional
+from svcframework_pubsub.backends.choosing import Assembly
 from svcframework_pubsub.channels import Topic, checked, matcher
 from svcframework_pubsub.collaborators import Postgres, Redis, Transaction
 from svcframework_pubsub.config import Overflow, PubSubConfig
@@ -37,8 +37,8 @@ from svcframework_pubsub.subscription import (
 from svcframework_pubsub.typed import Channel
 
 if TYPE_CHECKING:
+    from svcframework_pubsub.backends.outbox import Outbox
     from svcframework_pubsub.groups import Delivery
-    from svcframework_pubsub.outbox import Outbox
 
 T = TypeVar("T")
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svcframework_redis.backend import RedisCache
-    from svcframework_redis.cache import CacheService, TenantCache
-    from svcframework_redis.config import CacheConfig, RedisConfig
-    from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
-    from svcframework_redis.integration import CacheIntegration, cached
-    from svcframework_redis.limiter import RateLimiter, RateWindow
-    from svcframework_redis.lock import RedisLock
-    from svcframework_redis.memory import MemoryCache, MemoryStore
-    from svcframework_redis.refusals import (
+    from svcframework_redis.caching.backend import RedisCache
+    from svcframework_redis.caching.integration import CacheIntegration, cached
+    from svcframework_redis.caching.memory import MemoryCache, MemoryStore
+    from svcframework_redis.caching.refusals import (
         CacheKeyError,
         MissingTenantError,
         UncacheableArgumentError,
         UncacheableValueError,
         ValueTooLargeError,
     )
+    from svcframework_redis.caching.service import CacheService, TenantCache
+    from svcframework_redis.caching.tags import TagVersions
+    from svcframework_redis.config import CacheConfig, RedisConfig
+    from svcframework_redis.errors import LockLostError, LockNotAcquiredError, TransactionConflictError
+    from svcframework_redis.limiter import RateLimiter, RateWindow
+    from svcframework_redis.lock import RedisLock
     from svcframework_redis.service import HasUrl, RedisService
     from svcframework_redis.subscriber import RedisSubscriber
     from svcframework_redis.sync import get_redis_client
-    from svcframework_redis.tags import TagVersions
     from svcframework_redis.transaction import RedisTransaction
     from svcframework_redis.transport import RedisStatistics
 
@@ -59,31 +59,31 @@ __all__ = [
 
 _HOME = {
     "CacheConfig": "config",
-    "CacheIntegration": "integration",
-    "CacheKeyError": "refusals",
-    "CacheService": "cache",
+    "CacheIntegration": "caching.integration",
+    "CacheKeyError": "caching.refusals",
+    "CacheService": "caching.service",
     "HasUrl": "service",
     "LockLostError": "errors",
     "LockNotAcquiredError": "errors",
-    "MemoryCache": "memory",
-    "MemoryStore": "memory",
-    "MissingTenantError": "refusals",
+    "MemoryCache": "caching.memory",
+    "MemoryStore": "caching.memory",
+    "MissingTenantError": "caching.refusals",
     "RateLimiter": "limiter",
     "RateWindow": "limiter",
-    "RedisCache": "backend",
+    "RedisCache": "caching.backend",
     "RedisConfig": "config",
     "RedisLock": "lock",
     "RedisService": "service",
     "RedisStatistics": "transport",
     "RedisSubscriber": "subscriber",
     "RedisTransaction": "transaction",
-    "TagVersions": "tags",
-    "TenantCache": "cache",
+    "TagVersions": "caching.tags",
+    "TenantCache": "caching.service",
     "TransactionConflictError": "errors",
-    "UncacheableArgumentError": "refusals",
-    "UncacheableValueError": "refusals",
-    "ValueTooLargeError": "refusals",
-    "cached": "integration",
+    "UncacheableArgumentError": "caching.refusals",
+    "UncacheableValueError": "caching.refusals",
+    "ValueTooLargeError": "caching.refusals",
+    "cached": "caching.integration",
     "get_redis_client": "sync",
 }
 

@@ -10,8 +10,8 @@ from dataclasses import astuple, replace
 from typing import Any, cast
 
 from svcframework_redis.address import Target
+from svcframework_redis.caching.keys import KeyTable, slot_of, split
 from svcframework_redis.config import RedisConfig
-from svcframework_redis.keys import KeyTable, slot_of, split
 from svcframework_redis.link import Link, LinkLostError, Refusal, Value
 from svcframework_redis.transport import Command, ConnectTimeoutError, NoRoomError, RedisStatistics, Transport
 

@@ -1,0 +1,1 @@
+"""Many rows at once: COPY in and out, and streams."""

@@ -1,0 +1,1 @@
+"""Reading from replicas, as long as they are fresh enough."""

@@ -1,0 +1,1 @@
+"""Backends: what carries the messages, and which is chosen."""
