@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The whole suite, on every Python of 3.11, 3.12 and 3.13 that is here. Arguments go to pytest.
-# PYTHONS="3.13" limits the versions; WORKERS=1 runs the tests one after the other.
+# PYTHONS="3.13" limits the versions; WORKERS=1 runs the tests one after the other. More workers than processors: many
+# tests wait for a server or a limit.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 versions=${PYTHONS:-$(scripts/env.sh list)}
-workers=${WORKERS:-2}
+workers=${WORKERS:-3}
 if [ -z "$versions" ]; then scripts/env.sh main; fi || exit 1
 
 summary=()
