@@ -106,7 +106,7 @@ class Scope:
     def get(
         self, wanted: str | type[Any], second: str | type[Any], /, *more: str | type[Any]
     ) -> Awaitable[tuple[Any, ...]]: ...
-    def get(self, wanted: str | type[Any], /, *more: str | type[Any]) -> Awaitable[Any]:
+    def get(self, /, *wanted: str | type[Any]) -> Awaitable[Any]:
         """The service of that name or type, made now if this scope does not have it yet.
 
         Several are given in a tuple, and had faster: `session, users = await scope.get(Session, UserService)`.
@@ -115,7 +115,8 @@ class Scope:
             ServiceNotFoundError: There is none.
             ScopeError: The scope is closed, or the service lives in a level that is not open.
         """
-        return cast("Awaitable[Any]", self._level.later[(wanted, *more) if more else wanted](self))
+        key = wanted[0] if len(wanted) == 1 else wanted
+        return self._level.later[key](self)  # type: ignore[no-any-return]  # a cast would be a call
 
     @overload
     def __getitem__(self, wanted: type[T]) -> T: ...
@@ -230,7 +231,7 @@ class Scope:
     async def _close_and_leave(self, error: BaseException | None) -> bool:
         """As `close`, in one coroutine: nearly every scope that has something to close ends here, and in peace."""
         exits, self.exits = self.exits, ()
-        left = cast("list[Exit]", exits)
+        left: list[Exit] = exits  # type: ignore[assignment]  # only an empty one is no list
         try:
             if error is not None:
                 return await unwind(reversed(left), error)
