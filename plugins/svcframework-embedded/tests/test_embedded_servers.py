@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -506,3 +507,26 @@ def test_rights_are_read_as_the_kernel_reads_them(public_dir: Path) -> None:
     ):
         file.chmod(mode)
         assert expected == (_files.is_readable(file, mine), _files.is_readable(file, stranger))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_question_cut_off_as_the_answer_arrives_leaves_nothing_behind(tmp_path, anyio_backend):
+    """No callback fails in the loop when both happen in the same turn."""
+    loop, failed = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+    accepted = asyncio.Queue()
+    server = await asyncio.start_unix_server(lambda _, writer: accepted.put_nowait(writer), tmp_path / "server")
+    for _ in range(20):
+        stream = await Address(path=tmp_path / "server").connect()
+        writer = await accepted.get()
+        asking = asyncio.create_task(stream.receive())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        writer.write(b"answer")
+        loop.call_soon(asking.cancel)
+        await asyncio.wait([asking])
+        await asyncio.sleep(0)
+        await stream.aclose()
+        writer.close()
+    server.close()
+    assert [] == failed

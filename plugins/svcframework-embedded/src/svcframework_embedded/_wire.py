@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteStream, UNIXSocketStream
+from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from svcframework.errors import AuthenticationFailedError, ConnectionFailedError, DatabaseError
@@ -42,8 +42,48 @@ class Address:
             raise ConnectionFailedError(f"nothing accepts connections at {self}: {error}") from error
 
 
-async def _connect_unix(path: Path) -> UNIXSocketStream:
-    """Connect as anyio does, whose own leaves the loop a failing callback when cut off while the queue is full."""
+class _UnixStream(ByteStream):
+    """A connection to a unix socket. anyio's own leaves the loop a failing callback when cut off as data arrives."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._raw = raw
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """What has arrived, at least a byte of it."""
+        while True:
+            try:
+                data = self._raw.recv(max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self._raw)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            else:
+                if not data:
+                    raise anyio.EndOfStream
+                return data
+
+    async def send(self, item: bytes) -> None:
+        """Send all of it."""
+        left = memoryview(item)
+        while left:
+            try:
+                left = left[self._raw.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._raw)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        """Say that nothing more will be sent."""
+        self._raw.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        self._raw.close()
+
+
+async def _connect_unix(path: Path) -> ByteStream:
+    """Connect without a callback that can fail, also while the server's queue is full."""
     raw = socket.socket(socket.AF_UNIX)
     raw.setblocking(False)  # noqa: FBT003 - its only form
     try:
@@ -53,7 +93,7 @@ async def _connect_unix(path: Path) -> UNIXSocketStream:
             except BlockingIOError:
                 await anyio.sleep(_QUEUE_FULL)
             else:
-                return await UNIXSocketStream.from_socket(raw)
+                return _UnixStream(raw)
     except BaseException:
         raw.close()
         raise
