@@ -325,10 +325,10 @@ class How:
 class Seat:
     """Where a compiled call says that it has a scope; one for each context in which such calls were made.
 
-    To set a context variable for each call, and to reset it, was a seventh of the cost of a graph of seven services. This
-    is an assignment, and no scope: only who asks for one looks on its own stack for the call's frame, and makes a
-    scope of what is there. Contexts are copied for new tasks, and the seat with them: a call that isn't on the stack
-    is another task's, and not to be shared.
+    To set and reset a context variable for each call was a seventh of the cost of a graph of seven services. This is an
+    assignment, and no scope: only who asks for one looks on its own stack for the call's frame, and makes a scope of
+    what is there. Contexts are copied for new tasks, and the seat with them: a call that isn't on the stack is another
+    task's, and not to be shared.
     """
 
     __slots__ = ("how", "scope")
