@@ -327,7 +327,7 @@ class _Side:
             self._report(f"{self.name} is there now")
         if not self.is_up:
             condition = await self.check(self._limit)
-            if not condition.publishes:
+            if not (condition.publishes and condition.listens):  # heard by others, but not by this process
                 raise ConnectionFailedError(condition.message)
         while missing := set(self._router.topics()) - self._live:  # some may have come meanwhile
             await self._catch_up(missing.pop())
