@@ -26,7 +26,7 @@ contestant must pass the check of its row: fifty tasks at a time, each with its 
 - `hand` is the limit: the tightest code written by hand for this one row (a 60-line protocol on hiredis, bare asyncpg
   connections without a pool), with no reconnects, no deadlines, no reset and no errors. Bold is the best *library*.
 - Every pool has {connections} connections. An item and a message are 100 bytes of JSON. Ours travels in an envelope
-  with an id and a time, about 90 bytes, and is written as JSON on the way; *`hand`, with an envelope* sends as much.
+  with an id and a time, 61 bytes, and is written as JSON on the way; *`hand`, with an envelope* sends as much.
 - *Receive* has its publisher in a process of its own, which isn't counted. *Publish to callback* is one message at a
   time, p50 (p99). *Back* is from when a bare client could log in again to the first success.
 

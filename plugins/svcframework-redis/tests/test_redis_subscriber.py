@@ -47,8 +47,27 @@ async def test_many_messages_keep_their_order(redis):
     async with redis.subscriber(take) as subscriber:
         await subscriber.subscribe("c")
         await redis.execute_many([("PUBLISH", "c", n) for n in range(10_000)])
-        await until(lambda: len(got) >= 10_000)
-    assert list(range(10_000)) == got
+        assert [1] * 10_000 == await redis.publish_many("c", [str(n) for n in range(10_000, 20_000)])
+        await until(lambda: len(got) >= 20_000)
+    assert list(range(20_000)) == got
+
+
+async def test_many_messages_of_any_length(redis):
+    """A batch is sent as it is, whatever is in the messages; what is no message is refused before any is sent."""
+    got = []
+    messages = [b"", "é\r\n$1\r\n", b"\r\n*3\r\n", "x" * 70_000, memoryview(b"view"), b"y"]
+    expected = [message.encode() if isinstance(message, str) else bytes(message) for message in messages]
+    async with redis.subscriber(lambda *message: got.append(message[1:])) as subscriber:
+        await subscriber.subscribe("ä\r\n")
+        assert [1] * len(messages) == await redis.publish_many("ä\r\n", messages)
+        await until(lambda: len(got) >= len(messages))
+        assert [("ä\r\n".encode(), message) for message in expected] == got
+        assert [] == await redis.publish_many("ä\r\n", [])
+        with pytest.raises(TypeError, match="not int"):
+            await redis.publish_many("ä\r\n", [b"1", 2])
+        assert [1, 0] == [(await redis.publish_many(name, [b"last"]))[0] for name in ("ä\r\n", "other")]
+        await until(lambda: got[-1][1] == b"last")
+        assert len(messages) + 1 == len(got)
 
 
 async def test_subscriber_comes_back(mortal_valkey):

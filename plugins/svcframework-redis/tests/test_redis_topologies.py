@@ -215,7 +215,8 @@ async def test_cluster_works_as_one_server(clustered):
     async with clustered.subscriber(lambda *message: got.append(message[2])) as subscriber:
         await subscriber.subscribe("news")
         await clustered.publish("news", "1")
-        await until(lambda: asyncio.sleep(0, got == [b"1"]))
+        await clustered.publish_many("news", ["2", "3"])
+        await until(lambda: asyncio.sleep(0, got == [b"1", b"2", b"3"]))
     assert await clustered.health_check()
     assert clustered.statistics.connects >= 3
 

@@ -37,6 +37,10 @@ class Redis(Protocol):
         """`PUBLISH`."""
         ...
 
+    async def publish_many(self, channel: str, messages: Sequence[bytes | str]) -> list[int]:
+        """Many of them in one write."""
+        ...
+
     async def execute(self, *args: Any) -> Any:
         """Any command."""
         ...

@@ -18,6 +18,7 @@ from svcframework.errors import (
 from svcframework_redis.commands import Nature, find_unshared, name_of, nature_of, waiting_time
 from svcframework_redis.errors import LINK_ERRORS, refused, translate
 from svcframework_redis.link import Link, LinkError, LinkLostError, Refusal, Value, pack_all, pack_command
+from svcframework_redis.publishing import Messages
 from svcframework_redis.transport import Command, Transport
 
 
@@ -146,7 +147,7 @@ class Calls:
         if not commands:
             return []
         transport = self.running()
-        if (unshared := find_unshared(commands)) is not None:
+        if not isinstance(commands, Messages) and (unshared := find_unshared(commands)) is not None:
             raise ValueError(_unshared(unshared))
         what = f"{len(commands)} commands on {transport.target}"
         sent = [("MULTI",), *commands, ("EXEC",)] if is_atomic else commands

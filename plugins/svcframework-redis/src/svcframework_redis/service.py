@@ -18,6 +18,7 @@ from svcframework_redis.calls import Calls
 from svcframework_redis.config import RedisConfig
 from svcframework_redis.errors import ScriptMissingError
 from svcframework_redis.link import Value
+from svcframework_redis.publishing import Messages
 from svcframework_redis.transport import Command, RedisStatistics, Transport
 
 if TYPE_CHECKING:
@@ -239,6 +240,29 @@ class RedisService(BaseService[RedisConfig]):
             How many received it; in a cluster, only those at the same node.
         """
         return int(await self._calls.call(("PUBLISH", channel, data)))
+
+    @service_method
+    async def publish_many(
+        self,
+        channel: str,
+        messages: Sequence[bytes | str],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's own limit
+    ) -> list[int]:
+        """Send many messages on a channel in one write, in this order. Errors as `execute_many`; none is sent twice.
+
+        Args:
+            channel: Where to.
+            messages: What to send.
+            timeout: Seconds for all of them; None for the configured `timeout`.
+
+        Returns:
+            How many received each of them; in a cluster, only those at the same node.
+
+        Raises:
+            TypeError: One of them is neither text nor bytes.
+        """
+        return await self._calls.call_many(Messages(channel, messages), timeout, is_atomic=False)
 
     @service_method
     async def execute(self, *args: Value, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the call's own limit

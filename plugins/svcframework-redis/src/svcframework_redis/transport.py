@@ -13,6 +13,7 @@ from svcframework_redis.address import Address, Target
 from svcframework_redis.config import RedisConfig
 from svcframework_redis.connecting import open_link
 from svcframework_redis.link import Link, LinkError, LinkLostError, Refusal, Value, pack_all
+from svcframework_redis.publishing import Messages
 
 Command = Sequence[Value]
 
@@ -96,7 +97,7 @@ class Transport:
             Refusal: The server didn't welcome us.
         """
         del is_atomic
-        packed = pack_all(commands)
+        packed = commands.pack() if isinstance(commands, Messages) else pack_all(commands)
         while True:
             link = await self.ready()
             try:

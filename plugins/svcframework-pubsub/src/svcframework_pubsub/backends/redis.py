@@ -60,8 +60,7 @@ class RedisBackend:
 
     async def publish_many(self, channel: str, messages: Sequence[bytes]) -> None:
         """Return when the server has taken all messages."""
-        word = channel.encode()  # once, and not with each of them
-        await self._redis.execute_many([("PUBLISH", word, data) for data in messages])
+        await self._redis.publish_many(channel, messages)
 
     async def publish_durable(self, channel: str, messages: Sequence[bytes]) -> None:
         """The same, and each message is kept for groups."""
