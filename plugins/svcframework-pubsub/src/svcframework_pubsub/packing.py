@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ _BLOCK: Final = 4096  # ids with the same beginning
 _ENDINGS: Final = [b"%03x" % number for number in range(_BLOCK)]
 _FRESH: Final = 0.001  # seconds for which ids may count up from one: they have its millisecond in them
 _PLAIN: Final = b'","data":'
+_PLAIN_ENDINGS: Final = [ending + _PLAIN for ending in _ENDINGS]
 
 
 class Packer:
@@ -67,17 +69,17 @@ class Packer:
         """Messages in their envelopes. Arguments and errors as `one`."""
         values = list(payloads)
         try:
-            bodies = _encode_lines(values).split(b"\n")[:-1]
+            bodies = _encode_lines(values).replace(b"\n", b"}\n").split(b"\n")
         except _UNWRITABLE as error:
             raise MessageEncodingError(channel, str(error) or type(error).__name__) from None
+        bodies.pop()  # what is behind the last line's end
         if len(bodies) != len(values):  # msgspec.Raw may have line ends in it
             return [self.one(channel, value, version=version) for value in values]
         middle, packed = _middle(version), list[bytes]()
+        endings = _PLAIN_ENDINGS if middle is _PLAIN else [ending + middle for ending in _ENDINGS[: len(bodies)]]
         for start in range(0, len(bodies), _BLOCK):
             self._draw(time.monotonic())
-            head, part = self._head, bodies[start : start + _BLOCK]
-            pairs = zip(_ENDINGS, part, strict=False)
-            packed += [b"%b%b%b%b}" % (head, ending, middle, body) for ending, body in pairs]
+            packed += map(b"".join, zip(repeat(self._head), endings, bodies[start : start + _BLOCK], strict=False))
         self._number = _BLOCK
         longest = max(map(len, packed), default=0)
         if longest > self._limit:
