@@ -10,7 +10,7 @@ from typing import Any
 from svcframework.background import Background
 from svcframework.errors import ConnectionFailedError, ServiceFrameworkError, ServiceTimeoutError
 from svcframework_postgres.errors import DRIVER_ERRORS, translate
-from svcframework_pubsub.backends.notifying import PUBLISH, PUBLISH_TO_ONE, PUBLISH_TO_PATTERNS
+from svcframework_pubsub.backends.notifying import PUBLISH, PUBLISH_ONE, PUBLISH_TO_ONE, PUBLISH_TO_PATTERNS
 
 _MAX_BATCH = 5_000  # messages of one statement, about
 _READ_ONLY = "25006"
@@ -52,6 +52,7 @@ class PostgresPublisher:
     def __init__(self, open_connection: Callable[[], Awaitable[Any]], *, timeout: float) -> None:
         self._open, self._limit = open_connection, timeout / 2  # one statement that is under way, and one's own
         self._connection: Any = None
+        self._one: Any = None
         self._to_one: Any = None
         self._to_many: Any = None
         self._gathering = _Batch()
@@ -151,6 +152,7 @@ class PostgresPublisher:
     async def _connect(self) -> None:
         async with asyncio.timeout(self._limit):
             self._connection = await self._open()
+            self._one = await self._connection.prepare(PUBLISH_ONE)
             self._to_one = await self._connection.prepare(PUBLISH_TO_ONE)
             self._to_many = await self._connection.prepare(PUBLISH)
 
@@ -161,7 +163,9 @@ class PostgresPublisher:
                 await self._connect()
             self._watch()
             try:
-                if channels and channels.count(channels[0]) == len(channels):
+                if len(channels) == 1:
+                    is_done = await self._one.fetchval(channels[0], texts[0])
+                elif channels and channels.count(channels[0]) == len(channels):
                     is_done = await self._to_one.fetchval(channels[0], texts)
                 else:
                     is_done = await self._to_many.fetchval(channels, texts)
