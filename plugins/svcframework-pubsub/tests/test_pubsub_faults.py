@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 
@@ -184,3 +185,49 @@ async def test_stalled_listener_does_not_stop_publishers(backend, address, servi
             await until(lambda: len(seen) == 2_000)
             assert slow._router.is_blocked
             assert await slow.publish("other", 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_hole_without_a_gap(backend, address, serving, seed):
+    """Of a flood, read slowly, whose connection is cut again and again: what is missing was told, the rest bounded."""
+    randomly = random.Random(seed)
+    gaps, found, is_over = [], [], anyio.Event()
+    async with FaultProxy(address) as proxy, serving(backend, proxy.through(address)) as slow:
+        async with (
+            serving(backend, address) as other,
+            slow.subscribe("runs", queue_size=20, overflow="block", on_gap=gaps.append) as messages,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def flood():
+                number = 0
+                while not is_over.is_set():
+                    await other.publish_many("runs", range(number, number + 40))
+                    number += 40
+                    await anyio.sleep(0.002)
+                for _ in range(400):  # so that one comes when all is well again
+                    await other.publish("runs", number)
+                    await anyio.sleep(0.02)
+
+            async def cut():
+                for _ in range(15):
+                    await anyio.sleep(randomly.uniform(0.0, 0.12))
+                    await proxy.drop_connections()
+                is_over.set()
+
+            tasks.start_soon(flood)
+            tasks.start_soon(cut)
+            longest = 0
+            with anyio.fail_after(30):
+                while True:
+                    found.append((await anext(messages)).payload)
+                    longest = max(longest, messages.statistics.waiting)
+                    if len(found) % 50 == 0:
+                        await anyio.sleep(randomly.uniform(0.0, 0.02))
+                    if len(found) > 1 and found[-1] == found[-2]:  # the one that ends it
+                        break
+            tasks.cancel_scope.cancel()
+    assert sorted(found) == found
+    holes = sum(after > before + 1 for before, after in itertools.pairwise(found))
+    assert 0 < holes <= len(gaps)
+    assert 5_000 > longest  # a read of the socket at most beyond the bound, or two

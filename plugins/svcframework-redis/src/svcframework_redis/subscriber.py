@@ -212,6 +212,7 @@ class RedisSubscriber:
                 self._link = link
                 self._lost.clear()
                 await self._ask(link, [(command, *names) for command, names in wanted if names])
+                link.set_reading(wanted=not self._is_paused)
         except BaseException:
             self._link = None
             link.abort()

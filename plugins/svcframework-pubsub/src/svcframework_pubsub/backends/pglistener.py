@@ -231,7 +231,7 @@ class PostgresListener:
         return True
 
     def _close_gap(self) -> None:
-        if self._was_lost:
+        if self._was_lost and not self._is_paused:  # paused, it is connected and doesn't listen yet
             self._was_lost = False
             deaf, self._proved_at = self._clock() - self._gap_began, self._clock()
             self._on_gap(deaf)
