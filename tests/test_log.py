@@ -348,14 +348,14 @@ def test_hostile_text_takes_no_time(piece: str) -> None:
     """What an attacker gets into a log is searched in a time in proportion to its length."""
 
     def seconds(times: int) -> float:
-        text, begun = piece * times, time.perf_counter()
+        text, begun = piece * times, time.thread_time()
         redact(text)
-        return time.perf_counter() - begun
+        return time.thread_time() - begun
 
-    short, long = (min(seconds(times) for _ in range(5)) for times in (2_000, 16_000))
+    short, long = (min(seconds(times) for _ in range(5)) for times in (1_000, 16_000))
 
-    # 8 times the text; were it quadratic, 64 times the seconds
-    assert long < short * 32 + 0.01
+    # 16 times the text; were it quadratic, 256 times the seconds
+    assert long < short * 64 + 0.01
 
 
 def test_objects_become_plain_values() -> None:
