@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
@@ -105,6 +106,18 @@ async def test_refuse_resets_and_refuses_and_comes_back_on_the_same_port() -> No
         await proxy.pass_on()
         async with await anyio.connect_tcp(proxy.host, port) as client:
             assert b"again" == await ask(client, b"again")
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_refuse_right_at_the_beginning(turns: int) -> None:
+    """Also before the first client could be accepted."""
+    with anyio.fail_after(SOON):
+        async with FaultProxy(("127.0.0.1", 1)) as proxy:
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            await proxy.refuse()
+            with pytest.raises(OSError):
+                await anyio.connect_tcp(proxy.host, proxy.port)
 
 
 async def test_reset_breaks_open_and_new_connections() -> None:

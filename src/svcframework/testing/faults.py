@@ -93,6 +93,7 @@ class FaultProxy:
         self._changed = anyio.Event()
         self._links: set[_Link] = set()
         self._listener: SocketListener | UnixListener | None = None
+        self._accepting: anyio.CancelScope | None = None
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
         self._port = 0
@@ -226,21 +227,24 @@ class FaultProxy:
             listener = cast("SocketListener", multi.listeners[0])
             self._port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
         self._listener = listener
+        # Only the close of the listener ends its task, also when all is cancelled: an accept that is cancelled as a
+        # client arrives leaves asyncio's loop a callback that fails.
+        self._accepting = anyio.CancelScope(shield=True)
         if self._tasks is not None:
-            self._tasks.start_soon(self._accept, listener)
+            self._tasks.start_soon(self._accept, listener, self._accepting)
 
     async def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.aclose()
+            if self._accepting is not None:
+                self._accepting.cancel()  # anyio's close doesn't end an accept that has only just begun
             if self.socket_path is not None:
                 self.socket_path.unlink(missing_ok=True)
 
-    async def _accept(self, listener: SocketListener | UnixListener) -> None:
+    async def _accept(self, listener: SocketListener | UnixListener, until_closed: anyio.CancelScope) -> None:
         tasks = self._tasks
-        # Only the close of the listener ends this, also when all is cancelled: asyncio leaves its loop a callback that
-        # fails when an accept is cancelled as a client arrives.
-        with contextlib.suppress(anyio.ClosedResourceError), anyio.CancelScope(shield=True):
+        with contextlib.suppress(anyio.ClosedResourceError), until_closed:
             while tasks is not None:
                 tasks.start_soon(self._serve, await listener.accept())
 
