@@ -14,7 +14,8 @@ import pytest
 from svcframework_pubsub import PubSubConfig, PubSubService
 
 BACKENDS = ["memory", "postgres", "redis", "both", "nats"]
-FAST = {"heartbeat_interval": 0.3, "heartbeat_timeout": 0.5, "connect_timeout": 1.0, "reconnect_delay": 0.02}
+FAST = {"heartbeat_interval": 0.3, "reconnect_delay": 0.02}
+PATIENT = {"heartbeat_timeout": 8.0, "connect_timeout": 8.0}  # a busy machine is not taken for a silent server
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +92,7 @@ async def serving(backend, address, **settings):
     """A running service."""
     if backend == "both":
         backend, settings = "redis", {"fallback": "postgres", **settings}
-    service = PubSubService(PubSubConfig(backend=backend, url=address, **{**FAST, **settings}))
+    service = PubSubService(PubSubConfig(backend=backend, url=address, **{**FAST, **PATIENT, **settings}))
     await service.on_startup()
     try:
         yield service
