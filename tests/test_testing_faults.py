@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
@@ -103,6 +106,18 @@ async def test_refuse_resets_and_refuses_and_comes_back_on_the_same_port() -> No
         await proxy.pass_on()
         async with await anyio.connect_tcp(proxy.host, port) as client:
             assert b"again" == await ask(client, b"again")
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_refuse_right_at_the_beginning(turns: int) -> None:
+    """Also before the first client could be accepted."""
+    with anyio.fail_after(SOON):
+        async with FaultProxy(("127.0.0.1", 1)) as proxy:
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            await proxy.refuse()
+            with pytest.raises(OSError):
+                await anyio.connect_tcp(proxy.host, proxy.port)
 
 
 async def test_reset_breaks_open_and_new_connections() -> None:
@@ -203,6 +218,54 @@ async def test_full_unix_socket_is_given_up_cleanly(tmp_path: Path) -> None:
         async with FaultProxy(path) as proxy, await anyio.connect_tcp(proxy.host, proxy.port):
             await anyio.sleep(0.05)
         assert 0 == proxy.connections
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="unix sockets")
+@pytest.mark.parametrize("speaker", ["client", "server"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_connection_is_dropped_as_data_arrives(
+    tmp_path: Path, anyio_backend: str, speaker: Literal["client", "server"]
+) -> None:
+    """No callback fails in the loop, nor does the drop, when both happen in the same turn."""
+    failed = failing_callbacks()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "server.sock"))
+        listener.listen()
+        async with FaultProxy(tmp_path / "server.sock", socket_path=tmp_path / "proxy.sock") as proxy:
+            for _ in range(3):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(tmp_path / "proxy.sock"))
+                    server, _ = await anyio.to_thread.run_sync(listener.accept)
+                    with server:
+                        await anyio.wait_all_tasks_blocked()
+                        (client if speaker == "client" else server).send(b"data")
+                        await asyncio.sleep(0)  # in the next turn the socket is readable
+                        await proxy.drop_connections()
+    assert [] == failed
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_proxy_is_cut_off_as_a_client_arrives(tmp_path: Path, anyio_backend: str, kind: str) -> None:
+    """No callback fails in the loop when both happen in the same turn."""
+    failed = failing_callbacks()
+    path = tmp_path / "proxy.sock" if kind == "unix" else None
+    for _ in range(3):
+        with anyio.CancelScope() as scope, socket.socket(socket.AF_UNIX if path else socket.AF_INET) as client:
+            async with FaultProxy(("127.0.0.1", 1), socket_path=path) as proxy:
+                await anyio.wait_all_tasks_blocked()
+                client.connect(str(path) if path else (proxy.host, proxy.port))
+                await asyncio.sleep(0)  # in the next turn the listener is readable
+                scope.cancel()
+                await anyio.sleep_forever()
+    assert [] == failed
+
+
+def failing_callbacks() -> list[object]:
+    """The running loop's failures, from now on."""
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    return failed
 
 
 async def test_half_open_lets_questions_through_only() -> None:

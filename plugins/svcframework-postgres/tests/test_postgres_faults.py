@@ -278,7 +278,8 @@ async def test_connections_that_are_about_to_close_are_replaced_silently(postgre
                 "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE application_name = 'svc_doomed'",
                 timeout=30,
             )
-            await asyncio.sleep(0.05)  # the server's last word arrives; that it hung up never does
+            for _ in range(20):  # turns of the loop, in which the server's last word arrives; its hanging up never does
+                await asyncio.sleep(0.005)
             assert service.pool.statistics.idle
             answers = await asyncio.gather(*(ask(number) for number in range(6)))
             assert list(range(6)) == [row["n"] for row in answers]

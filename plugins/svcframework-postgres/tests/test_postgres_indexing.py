@@ -238,7 +238,7 @@ async def test_one_change_at_a_time(planted_copy):
         await blocker.execute_query("INSERT INTO places VALUES ('x', 1)")
         first = asyncio.create_task(patient.apply(CreateIndex("public", "places", ("city",))))
         second = asyncio.create_task(patient.apply(CreateIndex("public", "places", ("size",))))
-        await asyncio.sleep(0.3)
+        await _builder(planted_copy)
         with pytest.raises(DatabaseError, match="another change is under way in process") as caught:
             await hasty.apply(CreateIndex("public", "notes", ("text",)))
         assert caught.value.retryable

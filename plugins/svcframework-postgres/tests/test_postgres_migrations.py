@@ -236,7 +236,7 @@ async def _process(dsn, folder):
 
 async def test_process_that_is_killed_leaves_nothing_half_done(folder, migrated_dsn, empty):
     """Others that wait for it take over: what it had begun is undone by the server, and each file applied once."""
-    folder(v0004_slow="CREATE TABLE counted (n int); INSERT INTO counted SELECT 1 FROM pg_sleep(1)")
+    folder(v0004_slow="CREATE TABLE counted (n int); INSERT INTO counted SELECT 1 FROM pg_sleep(2)")
     begun = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE counted%'"
     killed = await _process(migrated_dsn, folder())
     async with asyncio.timeout(60):

@@ -183,7 +183,7 @@ async def test_tenants_are_looked_at_by_their_pool(scratch):
 async def test_report_on_a_silent_server_ends_in_time(scratch_dsn):
     """A look that gets no answer is a typed error within its limit, and the next report works."""
     async with FaultProxy(scratch_dsn) as proxy:
-        database = PostgresService({"dsn": proxy.through(scratch_dsn), "connect_timeout": 0.5, "stop_timeout": 1})
+        database = PostgresService({"dsn": proxy.through(scratch_dsn), "connect_timeout": 3, "stop_timeout": 1})
         await database.on_startup()
         service = OptimizationService({"query_timeout": 0.5}, database_service=database)
         async with proxy.during(proxy.black_hole), asyncio.timeout(30):

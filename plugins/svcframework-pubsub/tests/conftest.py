@@ -14,7 +14,8 @@ import pytest
 from svcframework_pubsub import PubSubConfig, PubSubService
 
 BACKENDS = ["memory", "postgres", "redis", "both", "nats"]
-FAST = {"heartbeat_interval": 0.3, "heartbeat_timeout": 0.5, "connect_timeout": 1.0, "reconnect_delay": 0.02}
+FAST = {"heartbeat_interval": 0.3, "reconnect_delay": 0.02}
+PATIENT = {"heartbeat_timeout": 8.0, "connect_timeout": 8.0}  # a busy machine is not taken for a silent server
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,7 @@ class NatsServer:
     def start(self):
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ends = time.monotonic() + 20
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.02)
@@ -74,8 +75,15 @@ def nats_server(tmp_path_factory):
     if program is None and not os.environ.get("CI"):
         pytest.skip("nats-server isn't on PATH")
     assert program is not None, "nats-server is missing: apt-get install nats-server"
-    server = NatsServer(program, tmp_path_factory.mktemp("nats"))
-    server.start()
+    for left in (2, 1, 0):
+        server = NatsServer(program, tmp_path_factory.mktemp("nats"))
+        try:
+            server.start()
+            break
+        except TimeoutError:  # somebody else may have taken its port meanwhile
+            server.kill()
+            if not left:
+                raise
     yield server
     server.kill()
 
@@ -91,7 +99,7 @@ async def serving(backend, address, **settings):
     """A running service."""
     if backend == "both":
         backend, settings = "redis", {"fallback": "postgres", **settings}
-    service = PubSubService(PubSubConfig(backend=backend, url=address, **{**FAST, **settings}))
+    service = PubSubService(PubSubConfig(backend=backend, url=address, **{**FAST, **PATIENT, **settings}))
     await service.on_startup()
     try:
         yield service

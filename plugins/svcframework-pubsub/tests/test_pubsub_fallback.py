@@ -60,6 +60,33 @@ async def test_starts_without_redis_and_returns_to_it(both, addresses):
             assert (await pubsub.health_check()).details["diverted"]
 
 
+async def test_redis_that_comes_late_is_listened_to_first(both, addresses):
+    """Messages go by PostgreSQL until this process has caught up with its subscriptions on Redis."""
+    redis, postgres = addresses
+    begun, may_go_on = anyio.Event(), anyio.Event()
+    async with FaultProxy(redis) as proxy:
+        await proxy.refuse()
+        async with both(proxy.through(redis), postgres) as pubsub, pubsub.subscribe("runs") as messages:
+            side = pubsub._backend._primary
+            catches_up = side._catch_up
+
+            async def catch_up_late(topic):
+                begun.set()
+                await may_go_on.wait()
+                await catches_up(topic)
+
+            side._catch_up = catch_up_late
+            await proxy.pass_on()
+            with anyio.fail_after(10):
+                await begun.wait()
+            assert await pubsub.publish("runs", "meanwhile")
+            assert "meanwhile" == await next_payload(messages)
+            may_go_on.set()
+            await until_carried_by(pubsub, "redis")
+            assert await pubsub.publish("runs", "by Redis")
+            assert "by Redis" == await next_payload(messages)
+
+
 @pytest.mark.parametrize("fault", ["refuse", "black_hole", "reset"])
 async def test_failure_diverts_messages_without_loss(both, addresses, fault):
     """A publish that Redis does not answer goes to PostgreSQL within its time; nothing is lost, nothing comes twice."""

@@ -13,6 +13,7 @@ from svcframework.errors import ConnectionFailedError, ExternalServiceError, Ser
 from svcframework.testing import FaultProxy
 from svcframework_embedded import EmbeddedPostgres, EmbeddedValkey, running
 
+QUICK = {"heartbeat_timeout": 0.5, "connect_timeout": 1.0}  # to notice that a server is silent
 TROUBLE = (ExternalServiceError, ServiceTimeoutError)
 
 
@@ -70,7 +71,7 @@ async def test_killed_server_is_noticed_and_returned_to(backend, mortal, serving
 async def test_silent_server_is_noticed(backend, address, serving):
     """A server that stops answering costs a publish at most 5 s, and subscribers are told how long they were deaf."""
     gaps, seen = [], []
-    async with FaultProxy(address) as proxy, serving(backend, proxy.through(address), timeout=1.0) as pubsub:
+    async with FaultProxy(address) as proxy, serving(backend, proxy.through(address), timeout=1.0, **QUICK) as pubsub:
         await pubsub.on("runs", lambda message: seen.append(message.payload), on_gap=gaps.append)
         await proxy.black_hole()
         started = time.monotonic()
@@ -83,14 +84,11 @@ async def test_silent_server_is_noticed(backend, address, serving):
         await anyio.sleep(0.9)  # longer than the heartbeat and its deadline
         await proxy.pass_on()
         await until(lambda: gaps)
-        with anyio.fail_after(10):
-            while True:
-                try:
+        with anyio.fail_after(20):
+            while "after" not in seen:  # with such limits a busy machine may be taken for a silent server once more
+                with contextlib.suppress(*TROUBLE):
                     await pubsub.publish("runs", "after")
-                    break
-                except TROUBLE:
-                    await anyio.sleep(0.05)
-        await until(lambda: "after" in seen)
+                await anyio.sleep(0.05)
         assert 0 < gaps[0] < 30
 
 
@@ -162,7 +160,7 @@ async def test_stop_leaves_no_task(backend, address, serving):
     """After a stop, also during a fault, nothing of the service runs."""
     before = asyncio.all_tasks()
     for fault in [None, "black_hole", "refuse"]:
-        async with FaultProxy(address) as proxy, serving(backend, proxy.through(address)) as pubsub:
+        async with FaultProxy(address) as proxy, serving(backend, proxy.through(address), **QUICK) as pubsub:
             await pubsub.on("runs", lambda _: None)
             await pubsub.publish("runs", 1)
             if fault is not None:
@@ -183,7 +181,7 @@ async def test_stalled_listener_does_not_stop_publishers(backend, address, servi
             await other.on("runs", lambda message: seen.append(message.payload))
             await other.publish_many("runs", range(2_000))
             await until(lambda: len(seen) == 2_000)
-            assert slow._router.is_blocked
+            await until(lambda: slow._router.is_blocked)  # its connection may be behind the other one
             assert await slow.publish("other", 1)
 
 

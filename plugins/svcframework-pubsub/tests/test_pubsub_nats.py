@@ -25,24 +25,28 @@ async def next_of(messages):
         return await anext(messages)
 
 
-async def test_group_shares_messages_and_keeps_them(pubsub):
+async def test_group_shares_messages_and_keeps_them(serve):
     """Each durable message goes to one consumer; what comes while nobody reads waits."""
-    async with pubsub.group("jobs", "workers"):
-        pass
-    await pubsub.publish_many("jobs", range(4), durable=True)
-    seen = []
-    async with pubsub.group("jobs", "workers") as one, pubsub.group("jobs", "workers") as two:
-        for messages in (one, two):
-            message = await next_of(messages)
+    seen, done = [], anyio.Event()
+
+    async def work(messages):
+        async for message in messages:
             seen.append(message.payload)
             await message.ack()
-            for _ in range(3):
-                if len(seen) < 4 and messages._waiting:
-                    message = await next_of(messages)
-                    seen.append(message.payload)
-                    await message.ack()
             if len(seen) == 4:
-                break
+                done.set()
+
+    async with serve(claim_after=60.0) as pubsub:
+        async with pubsub.group("jobs", "workers"):
+            pass
+        await pubsub.publish_many("jobs", range(4), durable=True)
+        async with pubsub.group("jobs", "workers") as one, pubsub.group("jobs", "workers") as two:
+            async with anyio.create_task_group() as tasks:
+                for messages in (one, two):
+                    tasks.start_soon(work, messages)
+                with anyio.fail_after(10):
+                    await done.wait()
+                tasks.cancel_scope.cancel()
     assert [0, 1, 2, 3] == sorted(seen)
 
 

@@ -60,7 +60,7 @@ from svcframework_redis import RedisConfig, RedisService
 async def hold():
     service = RedisService(RedisConfig(url=sys.stdin.readline().strip()))
     await service.on_startup()
-    async with service.lock("job", ttl=0.5) as lock:
+    async with service.lock("job", ttl=1.5) as lock:
         print(lock.token, flush=True)
         await asyncio.sleep(60)
 
@@ -77,7 +77,7 @@ async def test_killed_holder_is_outlived(redis, valkey):
         holder.stdin.write(f"{valkey.url}\n".encode())
         token = int(await holder.stdout.readline())
         with pytest.raises(LockNotAcquiredError, match="somebody else holds it"):
-            async with redis.lock("job", ttl=1, wait=1.0):
+            async with redis.lock("job", ttl=1, wait=2.0):
                 pass
     finally:
         holder.kill()
@@ -88,11 +88,11 @@ async def test_killed_holder_is_outlived(redis, valkey):
 
 async def test_lease_is_renewed_while_the_block_runs(redis):
     """A block longer than the lease keeps the lock; afterwards it is free at once."""
-    async with redis.lock("job", ttl=0.3) as lock:
-        await asyncio.sleep(0.8)
+    async with redis.lock("job", ttl=1.2) as lock:
+        await asyncio.sleep(1.8)
         assert lock.is_held
     assert not lock.is_held
-    async with redis.lock("job", ttl=0.3, wait=0) as second:
+    async with redis.lock("job", ttl=5, wait=0) as second:
         assert second.token > lock.token
 
 
@@ -100,13 +100,13 @@ async def test_lost_lock_cancels_its_block(redis):
     """When the server has lost the lease the block ends, and the error says why; what the block raises itself stays."""
     went_on = False
     with pytest.raises(LockLostError, match="'job' was lost: the server has given it to somebody else"):
-        async with redis.lock("job", ttl=0.3) as lock:
+        async with redis.lock("job", ttl=1.2) as lock:
             await redis.delete("lock:{job}")
             await asyncio.sleep(30)
             went_on = True
     assert (False, False) == (went_on, lock.is_held)
     with pytest.raises(LookupError):
-        async with redis.lock("job", ttl=0.3):
+        async with redis.lock("job", ttl=1.2):
             await redis.delete("lock:{job}")
             raise LookupError
     async with redis.lock("job", ttl=5, wait=0):
@@ -116,11 +116,11 @@ async def test_lost_lock_cancels_its_block(redis):
 async def test_unreachable_server_costs_the_lock_after_a_lease(valkey):
     """Without renewal the holder gives up when its lease has ended, not when the network says so."""
     async with FaultProxy(valkey.url) as proxy:
-        service = RedisService(RedisConfig(url=proxy.through(valkey.url), timeout=0.3, stop_timeout=0.4))
+        service = RedisService(RedisConfig(url=proxy.through(valkey.url), timeout=1.0, stop_timeout=0.4))
         await service.on_startup()
         loop = asyncio.get_running_loop()
         with pytest.raises(LockLostError, match="could not be asked"):
-            async with service.lock("far", ttl=0.6):
+            async with service.lock("far", ttl=1.5):
                 started = loop.time()
                 await proxy.black_hole()
                 await asyncio.sleep(30)

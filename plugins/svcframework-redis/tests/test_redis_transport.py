@@ -161,7 +161,7 @@ async def test_concurrent_transactions_lose_no_change(redis):
 async def test_full_connection_makes_callers_wait(valkey):
     """Beyond `max_in_flight` calls wait their turn; nothing is lost, and nobody waits longer than `acquire_timeout`."""
     async with FaultProxy(valkey.url) as proxy:
-        config = RedisConfig(url=proxy.through(valkey.url), max_in_flight=10, acquire_timeout=0.3, timeout=3)
+        config = RedisConfig(url=proxy.through(valkey.url), max_in_flight=10, acquire_timeout=1.5, timeout=12)
         service = RedisService(config)
         await service.on_startup()
         for _ in range(3):
@@ -177,7 +177,7 @@ async def test_full_connection_makes_callers_wait(valkey):
         started = time.monotonic()
         with pytest.raises(ServiceTimeoutError, match="too many commands are under way"):
             await service.get("k")
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 8
         assert 0 == service.statistics.waiting
         await proxy.pass_on()
         assert [None] * 10 == await asyncio.gather(*held)
@@ -188,7 +188,7 @@ async def test_full_connection_makes_callers_wait(valkey):
 async def test_who_waits_for_room_is_not_left_behind(valkey):
     """When a full connection is given up, those in line go on with the next one, before their own time is over."""
     async with FaultProxy(valkey.url) as proxy:
-        config = RedisConfig(url=proxy.through(valkey.url), max_in_flight=5, timeout=0.5, acquire_timeout=20)
+        config = RedisConfig(url=proxy.through(valkey.url), max_in_flight=5, timeout=1.5, acquire_timeout=20)
         service = RedisService(config)
         await service.on_startup()
         await proxy.black_hole()
@@ -214,9 +214,9 @@ async def test_large_values_do_not_pile_up(valkey):
 
 async def test_slow_command_harms_no_other(mortal_valkey):
     """A command that keeps the server busy beyond the limit costs that caller a timeout; the next ones get answers."""
-    quick = RedisService(RedisConfig(timeout=0.3), server=mortal_valkey)
+    quick = RedisService(RedisConfig(timeout=1.0), server=mortal_valkey)
     await quick.on_startup()
-    held = asyncio.create_task(quick.execute("DEBUG", "SLEEP", "0.8", timeout=5))
+    held = asyncio.create_task(quick.execute("DEBUG", "SLEEP", "2.0", timeout=9))
     await asyncio.sleep(0.05)
     with pytest.raises(ServiceTimeoutError):
         await quick.get("k")
@@ -234,13 +234,13 @@ async def test_slow_command_harms_no_other(mortal_valkey):
 async def test_limits_of_calls_are_kept_apart(valkey):
     """On a silent server each call ends after its own limit: the usual one, a shorter or a longer one."""
     async with FaultProxy(valkey.url) as proxy:
-        service = RedisService(RedisConfig(url=proxy.through(valkey.url), timeout=0.4, connect_timeout=0.2))
+        service = RedisService(RedisConfig(url=proxy.through(valkey.url), timeout=0.4, connect_timeout=5.0))
         await service.on_startup()
         await proxy.black_hole()
         loop = asyncio.get_running_loop()
+        started = loop.time()
 
         async def lasts(call):
-            started = loop.time()
             with pytest.raises((ServiceTimeoutError, TimeoutError)):
                 await call
             return loop.time() - started

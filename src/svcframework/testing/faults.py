@@ -20,9 +20,10 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, UNIXSocketStream
+from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 
 from svcframework.errors import IllegalStateError
+from svcframework.unixsockets import UnixListener, connect_unix, listen_unix
 
 Target = tuple[str, int] | Path
 """A TCP address, or the path of a unix socket."""
@@ -36,7 +37,6 @@ _DEFAULT_PORTS = {
     "nats": 4222,
     "amqp": 5672,
 }
-_QUEUE_FULL = 0.005  # seconds until a unix socket whose server has too many waiting is asked again
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
@@ -56,7 +56,7 @@ class Fault:
 class _Link:
     """One client's connection and the connection made for it."""
 
-    client: SocketStream
+    client: ByteStream
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     answered: int = 0
     is_reset: bool = False
@@ -92,7 +92,8 @@ class FaultProxy:
         self._fault = Fault()
         self._changed = anyio.Event()
         self._links: set[_Link] = set()
-        self._listener: SocketListener | None = None
+        self._listener: SocketListener | UnixListener | None = None
+        self._accepting: anyio.CancelScope | None = None
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
         self._port = 0
@@ -218,33 +219,38 @@ class FaultProxy:
             await self.drop_connections()
 
     async def _listen(self) -> None:
-        listener: SocketListener
+        listener: SocketListener | UnixListener
         if self.socket_path is not None:
-            listener = await anyio.create_unix_listener(self.socket_path, mode=0o600)
+            listener = listen_unix(self.socket_path)
         else:
             multi = await anyio.create_tcp_listener(local_host=self.host, local_port=self._port)
             listener = cast("SocketListener", multi.listeners[0])
             self._port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
         self._listener = listener
+        # Only the close of the listener ends its task, also when all is cancelled: an accept that is cancelled as a
+        # client arrives leaves asyncio's loop a callback that fails.
+        self._accepting = anyio.CancelScope(shield=True)
         if self._tasks is not None:
-            self._tasks.start_soon(self._accept, listener)
+            self._tasks.start_soon(self._accept, listener, self._accepting)
 
     async def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.aclose()
+            if self._accepting is not None:
+                self._accepting.cancel()  # anyio's close doesn't end an accept that has only just begun
             if self.socket_path is not None:
                 self.socket_path.unlink(missing_ok=True)
 
-    async def _accept(self, listener: SocketListener) -> None:
+    async def _accept(self, listener: SocketListener | UnixListener, until_closed: anyio.CancelScope) -> None:
         tasks = self._tasks
-        with contextlib.suppress(anyio.ClosedResourceError):
+        with contextlib.suppress(anyio.ClosedResourceError), until_closed:
             while tasks is not None:
                 tasks.start_soon(self._serve, await listener.accept())
 
     # --- one connection ---------------------------------------------------------------------------------
 
-    async def _serve(self, client: SocketStream) -> None:
+    async def _serve(self, client: ByteStream) -> None:
         self.accepted += 1
         link = _Link(client)
         self._links.add(link)
@@ -277,7 +283,7 @@ class FaultProxy:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(server)
 
-    async def _pump(self, source: SocketStream, sink: SocketStream, link: _Link, *, answers: bool = False) -> None:
+    async def _pump(self, source: ByteStream, sink: ByteStream, link: _Link, *, answers: bool = False) -> None:
         try:
             while True:
                 try:
@@ -291,7 +297,7 @@ class FaultProxy:
         except _GONE:
             link.reset()
 
-    async def _deliver(self, data: bytes, sink: SocketStream, link: _Link, *, answers: bool) -> None:
+    async def _deliver(self, data: bytes, sink: ByteStream, link: _Link, *, answers: bool) -> None:
         if self._fault.kind == "latency":
             await anyio.sleep(self._fault.amount)
         while data:
@@ -315,30 +321,13 @@ class FaultProxy:
                     await self._changed.wait()
 
 
-async def _connect(target: Target) -> SocketStream:
+async def _connect(target: Target) -> ByteStream:
     if isinstance(target, Path):
-        return await _connect_unix(target)
+        return await connect_unix(target)
     return await anyio.connect_tcp(*target)
 
 
-async def _connect_unix(path: Path) -> UNIXSocketStream:
-    """Connect as anyio does, whose own leaves the loop a failing callback when cut off while the queue is full."""
-    raw = socket.socket(socket.AF_UNIX)
-    raw.setblocking(False)  # noqa: FBT003 - its only form
-    try:
-        while True:
-            try:
-                raw.connect(str(path))
-            except BlockingIOError:
-                await anyio.sleep(_QUEUE_FULL)
-            else:
-                return await UNIXSocketStream.from_socket(raw)
-    except BaseException:
-        raw.close()
-        raise
-
-
-def _linger_not(stream: SocketStream) -> None:
+def _linger_not(stream: ByteStream) -> None:
     """Have the close send a reset. On a duplicate, since uvloop's own socket object takes no options."""
     with contextlib.suppress(OSError):
         number = os.dup(stream.extra(SocketAttribute.raw_socket).fileno())  # noqa: S610 - not Django's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from svcframework.errors import AuthenticationFailedError, ConnectionFailedError, DatabaseError
-
-_QUEUE_FULL = 0.005  # seconds until a server that has too many waiting is asked again
+from svcframework.unixsockets import connect_unix
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,67 +34,10 @@ class Address:
         """
         try:
             if self.path is not None:
-                return await _connect_unix(self.path)
+                return await connect_unix(self.path)
             return await anyio.connect_tcp(self.host or "localhost", self.port)
         except OSError as error:
             raise ConnectionFailedError(f"nothing accepts connections at {self}: {error}") from error
-
-
-class _UnixStream(ByteStream):
-    """A connection to a unix socket. anyio's own leaves the loop a failing callback when cut off as data arrives."""
-
-    def __init__(self, raw: socket.socket) -> None:
-        self._raw = raw
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        """What has arrived, at least a byte of it."""
-        while True:
-            try:
-                data = self._raw.recv(max_bytes)
-            except BlockingIOError:
-                await anyio.wait_readable(self._raw)
-            except OSError as error:
-                raise anyio.BrokenResourceError from error
-            else:
-                if not data:
-                    raise anyio.EndOfStream
-                return data
-
-    async def send(self, item: bytes) -> None:
-        """Send all of it."""
-        left = memoryview(item)
-        while left:
-            try:
-                left = left[self._raw.send(left) :]
-            except BlockingIOError:
-                await anyio.wait_writable(self._raw)
-            except OSError as error:
-                raise anyio.BrokenResourceError from error
-
-    async def send_eof(self) -> None:
-        """Say that nothing more will be sent."""
-        self._raw.shutdown(socket.SHUT_WR)
-
-    async def aclose(self) -> None:
-        """Hang up."""
-        self._raw.close()
-
-
-async def _connect_unix(path: Path) -> ByteStream:
-    """Connect without a callback that can fail, also while the server's queue is full."""
-    raw = socket.socket(socket.AF_UNIX)
-    raw.setblocking(False)  # noqa: FBT003 - its only form
-    try:
-        while True:
-            try:
-                raw.connect(str(path))
-            except BlockingIOError:
-                await anyio.sleep(_QUEUE_FULL)
-            else:
-                return _UnixStream(raw)
-    except BaseException:
-        raw.close()
-        raise
 
 
 async def greet_postgres(address: Address, *, user: str, database: str) -> None:

@@ -241,6 +241,10 @@ class _Side:
         self._changing = anyio.Lock()
 
     async def open(self) -> None:
+        await self._connect()
+        self.is_up = True
+
+    async def _connect(self) -> None:
         backend: Backend | None = None
         try:
             backend = await self._make()
@@ -250,7 +254,7 @@ class _Side:
                 with anyio.CancelScope(shield=True):
                     await backend.close()
             raise
-        self.backend, self.is_up = backend, True
+        self.backend = backend
 
     def keep(self) -> None:
         self._keeper = Background(self._keep, name=f"pubsub: keep {self.name}")
@@ -323,7 +327,7 @@ class _Side:
 
     async def _look_after(self) -> None:
         if self.backend is None:
-            await self.open()
+            await self._connect()
             self._report(f"{self.name} is there now")
         if not self.is_up:
             condition = await self.check(self._limit)
