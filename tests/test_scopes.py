@@ -404,6 +404,28 @@ async def test_private_scope_is_seen_by_its_holder_only(host: ServiceHost) -> No
         assert 2 == EVENTS.count("first saw it")
         with host.private_scope() as scope:
             assert scope[First] is scope[First]
+        async with host.scope(), host.private_scope() as scope:
+            assert (None, False, "request") == (scope.parent, scope.is_entered, scope.level)
+
+
+async def test_empty_scopes_end_side_by_side(host: ServiceHost) -> None:
+    """They share what is awaited at their end, in any number of tasks."""
+    closed: list[Any] = []
+
+    async def use(opened: Any) -> None:
+        async with opened as scope:
+            await anyio.lowlevel.checkpoint()
+        closed.append(scope)
+
+    async with host:
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(use, host.private_scope())
+                group.start_soon(use, host.scope())
+        assert 10 == len(closed)
+        for scope in closed:
+            with pytest.raises(ScopeError, match="closed"):
+                await scope.get(First)
 
 
 async def test_several_services_are_asked_for_at_once(host: ServiceHost) -> None:

@@ -189,8 +189,7 @@ class MakerCode(Code):
         self.lines += [
             f"{generator} = {self.constant(factory)}({self.inside(node)})",
             *_started(generator, value, is_async=is_async),
-            f"if scope.exits: scope.exits.append(({generator}, {is_async}))",
-            f"else: scope.exits = [({generator}, {is_async})]",
+            f"scope.exits = ({generator}, {is_async}, scope.exits)",
         ]
         return value
 
