@@ -71,7 +71,7 @@ class Scope:
         self.values: dict[str, Any] = {} if values is None else values
         self._parent = parent
         self.exits: Exits | None = None
-        self.making: dict[str, anyio.Event | None] | None = None
+        self.making: str | dict[str, anyio.Event | None] | None = None
         self._token: Any = None
 
     @property
@@ -151,6 +151,25 @@ class Scope:
             return self._source.get(name)
         made = maker(self.home_of(name))
         return await made if maker.is_async else made
+
+    # What is being made is nearly always one service that nobody else waits for: `making` is its name, set by the
+    # compiled code. Only with a second one, or somebody who waits, it becomes a dict, and stays one.
+
+    def _may_make(self, name: str) -> bool:
+        """Say that this task makes a service too, while something is being made; False if another task is at it."""
+        making = self.making
+        if not isinstance(making, dict):
+            making = self.making = {cast("str", making): None}
+        if name in making:
+            return False
+        making[name] = None
+        return True
+
+    def _has_made(self, name: str) -> None:
+        """It is made, or has failed: who waited for it goes on."""
+        waited_for = cast("dict[str, anyio.Event | None]", self.making).pop(name)
+        if waited_for is not None:
+            waited_for.set()
 
     async def made_by_another(self, name: str) -> Any:
         """What another task is making, or what this one makes if that has failed."""
