@@ -406,6 +406,8 @@ async def test_private_scope_is_seen_by_its_holder_only(host: ServiceHost) -> No
             assert scope[First] is scope[First]
         async with host.scope(), host.private_scope() as scope:
             assert (None, False, "request") == (scope.parent, scope.is_entered, scope.level)
+            assert (await scope.get(),) == ((),)
+            assert (await scope.get(First),) == scope[First,]
 
 
 async def test_empty_scopes_end_side_by_side(host: ServiceHost) -> None:

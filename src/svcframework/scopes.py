@@ -115,8 +115,7 @@ class Scope:
             ServiceNotFoundError: There is none.
             ScopeError: The scope is closed, or the service lives in a level that is not open.
         """
-        key = wanted[0] if len(wanted) == 1 else wanted
-        return self.shared.later[key](self)  # type: ignore[no-any-return]  # a cast would be a call
+        return self.shared.later[wanted](self)  # type: ignore[no-any-return]  # a cast would be a call
 
     @overload
     def __getitem__(self, wanted: type[T]) -> T: ...
