@@ -404,6 +404,30 @@ async def test_private_scope_is_seen_by_its_holder_only(host: ServiceHost) -> No
         assert 2 == EVENTS.count("first saw it")
         with host.private_scope() as scope:
             assert scope[First] is scope[First]
+        async with host.scope(), host.private_scope() as scope:
+            assert (None, False, "request") == (scope.parent, scope.is_entered, scope.level)
+            assert (await scope.get(),) == ((),)
+            assert (await scope.get(First),) == scope[First,]
+
+
+async def test_empty_scopes_end_side_by_side(host: ServiceHost) -> None:
+    """They share what is awaited at their end, in any number of tasks."""
+    closed: list[Any] = []
+
+    async def use(opened: Any) -> None:
+        async with opened as scope:
+            await anyio.lowlevel.checkpoint()
+        closed.append(scope)
+
+    async with host:
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(use, host.private_scope())
+                group.start_soon(use, host.scope())
+        assert 10 == len(closed)
+        for scope in closed:
+            with pytest.raises(ScopeError, match="closed"):
+                await scope.get(First)
 
 
 async def test_several_services_are_asked_for_at_once(host: ServiceHost) -> None:
@@ -513,6 +537,72 @@ async def test_failed_making_is_tried_again_by_the_next(host: ServiceHost) -> No
             for _ in range(3):
                 group.start_soon(ask)
     assert (1, 1, 2) == (len(errors), len({id(one) for one in made}), len(attempts))
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_different_services_are_made_at_the_same_time(*, together: bool) -> None:
+    """Nobody waits for what others ask for, each is made once, and who asks for the same waits for it."""
+    order: list[str] = []
+    gates = {name: anyio.Event() for name in "ab"}
+
+    def opening(name: str) -> Any:
+        async def open_one() -> AsyncIterator[Shared]:
+            order.append(f"begin {name}")
+            await gates[name].wait()
+            order.append(f"made {name}")
+            yield Shared()
+            order.append(f"close {name}")
+
+        return open_one
+
+    made: dict[str, set[int]] = {"a": set(), "b": set(), "plain": set()}
+    host = host_of(a=providers.Scoped(opening("a")), b=providers.Scoped(opening("b")), plain=providers.Scoped(Shared))
+    async with host, host.private_scope() as scope:
+
+        async def ask(name: str) -> None:
+            one = (await scope.get(name, "plain"))[0] if together else await scope.get(name)
+            made[name].add(id(one))
+
+        async with anyio.create_task_group() as group:
+            for name in "abab":
+                group.start_soon(ask, name)
+            await anyio.wait_all_tasks_blocked()
+            assert ["begin a", "begin b"] == sorted(order)
+            gates["b"].set()
+            await anyio.wait_all_tasks_blocked()
+            assert (0, 1) == (len(made["a"]), len(made["b"]))
+            gates["a"].set()
+        assert 1 == len(made["a"])
+        assert await scope.get("a", "b") == (await scope.get("a"), await scope.get("b"))
+    assert ["made b", "made a", "close a", "close b"] == order[2:]
+
+
+async def test_cancelled_making_is_tried_again() -> None:
+    """Whoever asks next makes it, also when somebody waits for it already."""
+    attempts: list[int] = []
+
+    async def open_slow() -> AsyncIterator[Shared]:
+        attempts.append(1)
+        if len(attempts) == 1:
+            await anyio.sleep_forever()
+        yield Shared()
+
+    made: list[Any] = []
+    host = host_of(slow=providers.Scoped(open_slow))
+    async with host, host.private_scope() as scope:
+
+        async def ask() -> None:
+            made.append(await scope.get("slow"))
+
+        with anyio.CancelScope() as cancelled:
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                await anyio.wait_all_tasks_blocked()
+                cancelled.cancel()
+        assert (1, []) == (len(attempts), made)
+        await ask()
+        await ask()
+        assert (2, True) == (len(attempts), made[0] is made[1])
 
 
 # --- the end --------------------------------------------------------------------------------------------

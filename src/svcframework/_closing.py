@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Generator, Iterable
+from types import coroutine
 from typing import Any, cast
 
 from svcframework.errors import ScopeError
@@ -10,15 +11,36 @@ from svcframework.errors import ScopeError
 Exit = tuple[Any, bool]
 """An open generator, and whether it is an async one."""
 
-
-class _NothingToAwait(tuple[()]):
-    """An awaitable that is done, without a coroutine: a tuple's iterator ends at once."""
-
-    __slots__ = ()
-    __await__ = tuple.__iter__
+Exits = tuple[Any, bool, "Exits | None"]
+"""What is open in a scope, newest first: generator, whether it is an async one, and what was opened before it."""
 
 
-NOTHING_TO_AWAIT = cast("Awaitable[None]", _NothingToAwait())
+def newest_first(exits: Exits | None) -> list[Exit]:
+    """What is open, in the order in which it is closed."""
+    found: list[Exit] = []
+    while exits is not None:
+        generator, is_async, exits = exits
+        found.append((generator, is_async))
+    return found
+
+
+def _ended() -> Awaitable[None]:
+    @coroutine
+    def nothing() -> Generator[None, None, None]:
+        return
+        yield
+
+    ended = nothing()
+    next(cast("Generator[None, None, None]", ended), None)
+    return ended
+
+
+NOTHING_TO_AWAIT = _ended()
+"""Done already, and to be awaited by anybody, as often as they like.
+
+Only a coroutine can't be awaited again. A generator that has ended can, and CPython awaits it without looking up and
+calling an `__await__`, as it would for a class of ours.
+"""
 
 
 async def unwind(exits: Iterable[Exit], error: BaseException | None, *failed: BaseException) -> bool:

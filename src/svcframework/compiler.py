@@ -189,8 +189,7 @@ class MakerCode(Code):
         self.lines += [
             f"{generator} = {self.constant(factory)}({self.inside(node)})",
             *_started(generator, value, is_async=is_async),
-            f"if scope.exits: scope.exits.append(({generator}, {is_async}))",
-            f"else: scope.exits = [({generator}, {is_async})]",
+            f"scope.exits = ({generator}, {is_async}, scope.exits)",
         ]
         return value
 
@@ -500,16 +499,14 @@ def _value_maker(name: str, wanted: type) -> Maker:
 def _made_once(name: str, make: list[str], otherwise: str) -> list[str]:
     """Lines that make what has to be awaited, unless another task is at it."""
     return [
-        "making = scope.making",
-        "if making is None: making = scope.making = {}",
-        f"if {name} in making: {otherwise}",
+        f"if scope.making is not None and not scope._may_make({name}): {otherwise}",
         "else:",
-        f" making[{name}] = None",
+        f" if scope.making is None: scope.making = {name}",
         " try:",
         *(f"  {line}" for line in make),
         " finally:",
-        f"  waited_for = making.pop({name})",
-        "  if waited_for is not None: waited_for.set()",
+        f"  if scope.making == {name}: scope.making = None",
+        f"  else: scope._has_made({name})",
     ]
 
 

@@ -186,7 +186,7 @@ class Resolver:
         """How a scope answers one question; remembered among the answers unless an override is about."""
         names = [self.name_for(each) for each in (wanted if isinstance(wanted, tuple) else (wanted,))]
         with self.lock:
-            if isinstance(wanted, tuple):
+            if isinstance(wanted, tuple) and (len(wanted) != 1 or not answers.is_awaited):  # `get` asks with a tuple
                 found = compile_bundle(self, names, answers.level, is_awaited=answers.is_awaited)
             else:
                 found = self._answer(names[0], answers)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 import anyio
 
-from svcframework._closing import NOTHING_TO_AWAIT, Exit, did_not_stop, unwind, unwind_now
+from svcframework._closing import NOTHING_TO_AWAIT, Exit, Exits, did_not_stop, newest_first, unwind, unwind_now
 from svcframework.errors import ScopeError, type_name
 
 if TYPE_CHECKING:
@@ -61,23 +61,23 @@ class Scope:
     Lives for one request, job or tenant. Scopes nest: a longer-lived level's services come from the scope around.
     """
 
-    __slots__ = ("_level", "_parent", "_token", "exits", "making", "values")
+    __slots__ = ("_parent", "_token", "exits", "making", "shared", "values")
 
     how = True  # as a seat that is taken
 
     def __init__(self, level: Level, values: dict[str, Any] | None = None, parent: Scope | None = None, /) -> None:
         # By position, and as little as can be: a scope is made for every request.
-        self._level = level
+        self.shared = level
         self.values: dict[str, Any] = {} if values is None else values
         self._parent = parent
-        self.exits: Sequence[Exit] = ()
-        self.making: dict[str, anyio.Event | None] | None = None
+        self.exits: Exits | None = None
+        self.making: str | dict[str, anyio.Event | None] | None = None
         self._token: Any = None
 
     @property
     def level(self) -> str:
         """Its scope level."""
-        return self._level.name
+        return self.shared.name
 
     @property
     def parent(self) -> Scope | None:
@@ -90,7 +90,7 @@ class Scope:
 
     @property
     def _source(self) -> Source:
-        return self._level.source
+        return self.shared.source
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -115,8 +115,7 @@ class Scope:
             ServiceNotFoundError: There is none.
             ScopeError: The scope is closed, or the service lives in a level that is not open.
         """
-        key = wanted[0] if len(wanted) == 1 else wanted
-        return self._level.later[key](self)  # type: ignore[no-any-return]  # a cast would be a call
+        return self.shared.later[wanted](self)  # type: ignore[no-any-return]  # a cast would be a call
 
     @overload
     def __getitem__(self, wanted: type[T]) -> T: ...
@@ -132,7 +131,7 @@ class Scope:
         Raises:
             ScopeError: Making it has to be awaited; the message says what to do.
         """
-        return self._level.now[wanted](self)
+        return self.shared.now[wanted](self)
 
     def obtain_now(self, name: str) -> Any:
         """A service by its exact name; from another scope if it lives there."""
@@ -151,6 +150,25 @@ class Scope:
             return self._source.get(name)
         made = maker(self.home_of(name))
         return await made if maker.is_async else made
+
+    # What is being made is nearly always one service that nobody else waits for: `making` is its name, set by the
+    # compiled code. Only with a second one, or somebody who waits, it becomes a dict, and stays one.
+
+    def _may_make(self, name: str) -> bool:
+        """Say that this task makes a service too, while something is being made; False if another task is at it."""
+        making = self.making
+        if not isinstance(making, dict):
+            making = self.making = {cast("str", making): None}
+        if name in making:
+            return False
+        making[name] = None
+        return True
+
+    def _has_made(self, name: str) -> None:
+        """It is made, or has failed: who waited for it goes on."""
+        waited_for = cast("dict[str, anyio.Event | None]", self.making).pop(name)
+        if waited_for is not None:
+            waited_for.set()
 
     async def made_by_another(self, name: str) -> Any:
         """What another task is making, or what this one makes if that has failed."""
@@ -207,7 +225,7 @@ class Scope:
 
     def _leave(self) -> None:
         token, self._token = self._token, _SPENT
-        self.values = self._level.closed
+        self.values = self.shared.closed
         if token is not None:
             _leave(token)
 
@@ -221,22 +239,21 @@ class Scope:
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> Awaitable[bool | None]:
-        if self.exits:
+        if self.exits is not None:
             return self._close_and_leave(error)
-        self.values = self._level.closed
+        self.values = self.shared.closed
         _leave(self._token)
         self._token = _SPENT
         return NOTHING_TO_AWAIT
 
     async def _close_and_leave(self, error: BaseException | None) -> bool:
         """As `close`, in one coroutine: nearly every scope that has something to close ends here, and in peace."""
-        exits, self.exits = self.exits, ()
-        left: list[Exit] = exits  # type: ignore[assignment]  # only an empty one is no list
+        left, self.exits = self.exits, None
         try:
             if error is not None:
-                return await unwind(reversed(left), error)
-            while left:
-                generator, is_async = left.pop()
+                return await unwind(newest_first(left), error)
+            while left is not None:
+                generator, is_async, left = left
                 if is_async:
                     async for _ in generator:
                         await generator.aclose()
@@ -248,11 +265,13 @@ class Scope:
         except BaseException as raised:
             if error is not None:
                 raise
-            return await unwind(reversed(left), None, raised)
+            return await unwind(newest_first(left), None, raised)
         else:
             return False
         finally:
-            self._leave()
+            self.values = self.shared.closed
+            if self._token is not None:
+                self._leave()
 
     def __enter__(self) -> Self:
         self._enter()
@@ -268,8 +287,8 @@ class Scope:
 
     def taken(self) -> Sequence[Exit]:
         """What is open, newest first; the caller closes it."""
-        exits, self.exits = self.exits, ()
-        return exits[::-1]
+        exits, self.exits = self.exits, None
+        return newest_first(exits)
 
     def close_now(self) -> None:
         """Close what is open, newest first, where nothing has to be awaited."""
@@ -281,9 +300,19 @@ class Scope:
 
 
 class PrivateScope(Scope):
-    """A scope that only its holder knows: what is called in its block has none, or that around it."""
+    """A scope that only its holder knows: what is called in its block has none, or that around it.
+
+    `host.private_scope()` fills it. To call an `__init__` of ours, CPython would leave its loop: a seventh of the cost
+    of an empty scope.
+    """
 
     __slots__ = ()
+
+    __init__ = object.__init__
+
+    @property
+    def parent(self) -> None:
+        """It knows of none around it."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -291,16 +320,13 @@ class PrivateScope(Scope):
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> Awaitable[bool | None]:
-        if self.exits:
+        if self.exits is not None:
             return self._close_and_leave(error)
-        self.values = self._level.closed
+        self.values = self.shared.closed
         return NOTHING_TO_AWAIT
 
     def __enter__(self) -> Self:
         return self
-
-    def _leave(self) -> None:
-        self.values = self._level.closed
 
 
 _SPENT: Any = object()
