@@ -130,12 +130,13 @@ async def scoped() -> AsyncIterator[Operation]:
 async def scoped_dynamic() -> AsyncIterator[Operation]:
     """The scope is opened and asked."""
     graph = fresh_graph("svcframework_dynamic")
-    handle, kinds = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H, graph.I]
+    handle, (C, D, E, F, G) = graph.scoped_handler(), graph.SCOPED_CLASSES  # noqa: N806 - classes
+    H, I = graph.H, graph.I  # noqa: E741, N806 - same
     async with scoped_graph(graph) as host:
 
         async def call() -> Any:
             async with host.scope() as scope:
-                c, d, e, f, g, h, i = await scope.get(*kinds)
+                c, d, e, f, g, h, i = await scope.get(C, D, E, F, G, H, I)
                 return await handle(c, c, c, d, d, e, f, g, h, i)
 
         yield Operation("await call()", {"call": call}, graph)
@@ -177,12 +178,13 @@ async def private_scope() -> AsyncIterator[Operation]:
 async def scoped_private() -> AsyncIterator[Operation]:
     """A scope that nobody else sees is opened and asked."""
     graph = fresh_graph("svcframework_dynamic_private")
-    handle, kinds = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H, graph.I]
+    handle, (C, D, E, F, G) = graph.scoped_handler(), graph.SCOPED_CLASSES  # noqa: N806 - classes
+    H, I = graph.H, graph.I  # noqa: E741, N806 - same
     async with scoped_graph(graph) as host:
 
         async def call() -> Any:
             async with host.private_scope() as scope:
-                c, d, e, f, g, h, i = await scope.get(*kinds)
+                c, d, e, f, g, h, i = await scope.get(C, D, E, F, G, H, I)
                 return await handle(c, c, c, d, d, e, f, g, h, i)
 
         yield Operation("await call()", {"call": call}, graph)

@@ -67,13 +67,14 @@ async def resolve() -> AsyncIterator[Operation]:
 async def scoped() -> AsyncIterator[Operation]:
     """The container is opened and asked for everything at once."""
     graph = fresh_graph("svcs_scoped")
-    handle, kinds = graph.scoped_handler(), [*graph.SCOPED_CLASSES, graph.H, graph.I]
+    handle, (C, D, E, F, G) = graph.scoped_handler(), graph.SCOPED_CLASSES  # noqa: N806 - classes
+    H, I = graph.H, graph.I  # noqa: E741, N806 - same
     with svcs.Registry() as registry:
         scoped_graph(graph, registry)
 
         async def call() -> Any:
             async with svcs.Container(registry) as container:
-                c, d, e, f, g, h, i = await container.aget(*kinds)
+                c, d, e, f, g, h, i = await container.aget(C, D, E, F, G, H, I)
                 return await handle(c, c, c, d, d, e, f, g, h, i)
 
         yield Operation("await call()", {"call": call}, graph)
