@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -57,10 +57,26 @@ def is_method(function: Callable[..., Any]) -> bool:
     return parameter_names(function)[:1] == ("self",)
 
 
-def argument_names(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names, never the values, of the arguments of one call; without `self`."""
-    given = [*names[: len(args)], *(f"*{place}" for place in range(len(names), len(args))), *kwargs]
-    return tuple(name for name in given if name != "self")
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a function's own parameters, by their names; none for what isn't a function."""
+    code, positional = getattr(function, "__code__", None), getattr(function, "__defaults__", None) or ()
+    if code is None:
+        return {}
+    names = code.co_varnames[code.co_argcount - len(positional) : code.co_argcount]
+    return dict(zip(names, positional, strict=True)) | (getattr(function, "__kwdefaults__", None) or {})
+
+
+def argument_names(
+    names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """The names, never the values, of the arguments of one call; without `self` and what is its default anyway."""
+    skipped = {} if defaults is None else defaults
+
+    def told(given: Iterable[tuple[str, Any]]) -> list[str]:
+        return [name for name, value in given if name != "self" and (name not in skipped or value is not skipped[name])]
+
+    further = [f"*{place}" for place in range(len(names), len(args))]
+    return (*told(zip(names, args, strict=False)), *further, *told(kwargs.items()))
 
 
 def mark_coroutine(function: F) -> F:

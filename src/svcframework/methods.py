@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 import anyio
 
-from svcframework._callables import Kind, argument_names, is_method, parameter_names
+from svcframework._callables import Kind, argument_names, defaults_of, is_method, parameter_names
 from svcframework._repeats import Repeats
+from svcframework._wrappers import written_for
 from svcframework.errors import RegistrationError, ServiceTimeoutError
 from svcframework.log import ServiceLogger, error_fields, first_sight
 from svcframework.metrics import OperationMetrics, ServiceMetrics
@@ -146,6 +147,7 @@ class _Calls:
     """What the wrappers of one decorated function share; lives as long as the function."""
 
     __slots__ = (
+        "_defaults",
         "_logged",
         "_method",
         "_names",
@@ -162,6 +164,7 @@ class _Calls:
         self.timeout = timeout
         self._operation = operation
         self._names, self._method = parameter_names(function), is_method(function)
+        self._defaults = defaults_of(function)
         self._shown = getattr(function, "__qualname__", operation)
         self.own_metrics = ServiceMetrics(getattr(function, "__module__", None) or "functions")
         self.own = self.own_metrics.operation(operation)
@@ -196,7 +199,7 @@ class _Calls:
             return
         suppressed = self._repeats_of(args).admit(type(error))
         if suppressed is not None:
-            names = argument_names(self._names, args, kwargs)
+            names = argument_names(self._names, args, kwargs, self._defaults)
             fields = {**error_fields(error), "operation": self._operation, "arguments": list(names)}
             held_back = {"suppressed": suppressed} if suppressed else {}
             self._logger_of(args).error("service method failed", **fields, **held_back)
@@ -208,6 +211,13 @@ class _Calls:
             return self._logged
         repeats: Repeats[type[BaseException]] = kept.setdefault(f"{self.key} logged", Repeats())
         return repeats
+
+    def names_for(self, run: Callable[..., Any], run_traced: Callable[..., Any]) -> dict[str, Any]:
+        """What the templates of the wrappers refer to."""
+        return {
+            "always": self.always, "key": self.key, "metrics_of": self.metrics_of, "failed": self.failed,
+            "clock": time.perf_counter_ns, "span_factories": span_factories, "run": run, "run_traced": run_traced,
+        }  # fmt: skip
 
     def out_of_time(self) -> NoReturn:
         raise ServiceTimeoutError(f"{self._shown}()", self.timeout or 0.0)
@@ -269,8 +279,28 @@ class _Spans:
 # They repeat one another, because a shared helper would cost a call, and the whole is to cost half a microsecond.
 
 
+_ASYNC = """
+async def measured({parameters}):
+    try:
+        metrics = always or {first}.__dict__[key]
+    except (LookupError, AttributeError):
+        metrics = metrics_of({args})
+    metrics.started += 1
+    begun = clock()
+    try:
+        if span_factories:
+            return await run_traced({args}, {kwargs})
+        return await run({call})
+    except BaseException as error:
+        failed(error, metrics, {args}, {kwargs})
+        raise
+    finally:
+        metrics.finish(clock() - begun)
+"""
+_SYNC = _ASYNC.replace("async ", "").replace("await ", "")
+
+
 def _wrap_async(function: Callable[..., Any], calls: _Calls) -> Any:
-    key, always, clock = calls.key, calls.always, time.perf_counter_ns
     timeout, run = calls.timeout, function
     if timeout is not None:
 
@@ -288,50 +318,15 @@ def _wrap_async(function: Callable[..., Any], calls: _Calls) -> Any:
         with calls.spans(args):
             return await run(*args, **kwargs)
 
-    @functools.wraps(function)
-    async def measured(*args: Any, **kwargs: Any) -> Any:
-        try:
-            metrics = always or args[0].__dict__[key]
-        except (LookupError, AttributeError):
-            metrics = calls.metrics_of(args)
-        metrics.started += 1
-        begun = clock()
-        try:
-            if span_factories:
-                return await run_traced(args, kwargs)
-            return await run(*args, **kwargs)
-        except BaseException as error:
-            calls.failed(error, metrics, args, kwargs)
-            raise
-        finally:
-            metrics.finish(clock() - begun)
-
-    return measured
+    return written_for(function, _ASYNC, calls.names_for(run, run_traced))
 
 
 def _wrap_sync(function: Callable[..., Any], calls: _Calls) -> Any:
-    key, always, clock = calls.key, calls.always, time.perf_counter_ns
-
-    @functools.wraps(function)
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        try:
-            metrics = always or args[0].__dict__[key]
-        except (LookupError, AttributeError):
-            metrics = calls.metrics_of(args)
-        metrics.started += 1
-        begun = clock()
-        try:
-            if span_factories:
-                with calls.spans(args):
-                    return function(*args, **kwargs)
+    def run_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with calls.spans(args):
             return function(*args, **kwargs)
-        except BaseException as error:
-            calls.failed(error, metrics, args, kwargs)
-            raise
-        finally:
-            metrics.finish(clock() - begun)
 
-    return measured
+    return written_for(function, _SYNC, calls.names_for(function, run_traced))
 
 
 def _wrap_generator(function: Callable[..., Any], calls: _Calls) -> Any:

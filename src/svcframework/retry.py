@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 import anyio
 
 from svcframework._callables import Kind
+from svcframework._wrappers import written_for
 from svcframework.deadlines import deadline, remaining
 from svcframework.errors import RegistrationError, ServiceTimeoutError
 from svcframework.events import EventBus, RetryScheduled
@@ -185,20 +186,33 @@ def retry_on_failure(
     return decorate
 
 
+_ASYNC = """
+async def retrying({parameters}):
+    budget.calls += 1
+    begun = clock()
+    try:
+        return await run({call})
+    except exceptions as error:
+        attempts = attempts_after(begun, error)
+    return await attempts.run_async(partial(run, {call}))
+"""
+_SYNC = _ASYNC.replace("async def", "def").replace("await ", "").replace("run_async", "run_sync")
+
+
+def _names(function: Callable[..., Any], name: str, policy: _Policy, budget: RetryBudget) -> dict[str, Any]:
+    """What the templates refer to."""
+    return {
+        "budget": budget, "clock": time.monotonic, "run": function, "exceptions": policy.exceptions,
+        "attempts_after": functools.partial(_Attempts, name, policy, budget), "partial": functools.partial,
+    }  # fmt: skip
+
+
 def _wrap_async(
     function: Callable[..., Awaitable[Any]], name: str, policy: _Policy, budget: RetryBudget
 ) -> Callable[..., Awaitable[Any]]:
-    exceptions, clock, timeout = policy.exceptions, time.monotonic, policy.timeout
+    timeout = policy.timeout
 
-    @functools.wraps(function)
-    async def retrying(*args: Any, **kwargs: Any) -> Any:
-        budget.calls += 1
-        begun = clock()
-        try:
-            return await function(*args, **kwargs)
-        except exceptions as error:
-            attempts = _Attempts(name, policy, budget, begun, error)
-        return await attempts.run_async(functools.partial(function, *args, **kwargs))
+    retrying = written_for(function, _ASYNC, _names(function, name, policy, budget))
 
     @functools.wraps(function)
     async def retrying_in_time(*args: Any, **kwargs: Any) -> Any:
@@ -213,17 +227,9 @@ def _wrap_async(
 
 
 def _wrap_sync(function: Callable[..., Any], name: str, policy: _Policy, budget: RetryBudget) -> Callable[..., Any]:
-    exceptions, clock, timeout = policy.exceptions, time.monotonic, policy.timeout
+    timeout = policy.timeout
 
-    @functools.wraps(function)
-    def retrying(*args: Any, **kwargs: Any) -> Any:
-        budget.calls += 1
-        begun = clock()
-        try:
-            return function(*args, **kwargs)
-        except exceptions as error:
-            attempts = _Attempts(name, policy, budget, begun, error)
-        return attempts.run_sync(functools.partial(function, *args, **kwargs))
+    retrying = written_for(function, _SYNC, _names(function, name, policy, budget))
 
     @functools.wraps(function)
     def retrying_in_time(*args: Any, **kwargs: Any) -> Any:
