@@ -89,7 +89,7 @@ class ServiceLogger:
         **bound: Fields of every event.
     """
 
-    __slots__ = ("_chain", "_fields", "_generation", "_processors", "_target", "_threshold", "_wrapper")
+    __slots__ = ("_chain", "_fields", "_processors", "_quiet", "_target", "_wrapper")
 
     _wrapper: Callable[..., Any]
     _target: Any
@@ -99,7 +99,7 @@ class ServiceLogger:
     def __init__(self, /, service: str, *, version: str | None = None, **bound: Any) -> None:
         fields = {"service": service, **({} if version is None else {"version": version}), **bound}
         self._fields = {key: redact_field(key, value) for key, value in fields.items()}
-        self._generation, self._threshold, self._processors = -1, DEBUG, _NOTHING
+        self._quiet, self._processors = 0, _NOTHING
 
     def bind(self, /, **fields: Any) -> ServiceLogger:
         """A logger with further fields in every event; this one stays as it is."""
@@ -107,22 +107,22 @@ class ServiceLogger:
 
     def debug(self, event: str, /, **fields: Any) -> None:
         """For whoever looks for a fault."""
-        if self._threshold <= DEBUG or self._generation != _pipeline.generation:
+        if self._quiet <= _pipeline.debug:
             self._emit(DEBUG, "debug", event, fields)
 
     def info(self, event: str, /, **fields: Any) -> None:
         """It did something that an operator may want to know."""
-        if self._threshold <= INFO or self._generation != _pipeline.generation:
+        if self._quiet <= _pipeline.info:
             self._emit(INFO, "info", event, fields)
 
     def warning(self, event: str, /, **fields: Any) -> None:
         """It goes on, but somebody should look."""
-        if self._threshold <= WARNING or self._generation != _pipeline.generation:
+        if self._quiet <= _pipeline.warning:
             self._emit(WARNING, "warning", event, fields)
 
     def error(self, event: str, /, **fields: Any) -> None:
         """Something failed. `exc_info=True` (or an error) adds the error's type, message and frames."""
-        if self._threshold <= ERROR or self._generation != _pipeline.generation:
+        if self._quiet <= _pipeline.error:
             self._emit(ERROR, "error", event, fields)
 
     def exception(self, event: str, /, **fields: Any) -> None:
@@ -131,15 +131,15 @@ class ServiceLogger:
 
     def critical(self, event: str, /, **fields: Any) -> None:
         """The service or the host can't go on."""
-        if self._threshold <= CRITICAL or self._generation != _pipeline.generation:
+        if self._quiet <= _pipeline.critical:
             self._emit(CRITICAL, "critical", event, fields)
 
     def _emit(self, level: int, name: str, event: str, fields: dict[str, Any]) -> None:
         config = _structlog().get_config()
         # The identity of the list is structlog's own sign of a new configuration: see structlog.testing.capture_logs.
-        if config["processors"] is not self._processors or self._generation != _pipeline.generation:
+        if config["processors"] is not self._processors or self._quiet < _pipeline.generation:
             self._connect(config)
-        if level < self._threshold:
+        if level < self._quiet - _pipeline.generation:
             return
         clean = _Redacted(self._fields)
         for source in (_context.get(), fields):
@@ -154,14 +154,14 @@ class ServiceLogger:
 
     def _connect(self, config: dict[str, Any]) -> None:
         """Take up the application's configuration of structlog, or our own where there is none."""
-        self._processors, self._generation = config["processors"], _pipeline.generation
+        self._processors = config["processors"]
         structlog = _structlog()
         ours = not structlog.is_configured()
         wrapper: Any = structlog.make_filtering_bound_logger(WARNING) if ours else config["wrapper_class"]
         self._wrapper = wrapper
         self._chain = _processors_for(None) if ours else config["processors"]
         self._target = _LineWriter(None) if ours else config["logger_factory"]()
-        self._threshold = _threshold(wrapper(self._target, self._chain, {}))
+        self._quiet = _pipeline.generation + _threshold(wrapper(self._target, self._chain, {}))
 
     def __repr__(self) -> str:
         return f"<ServiceLogger {self._fields['service']!r}>"
@@ -248,7 +248,7 @@ def configure_logging(level: Level = "info", *, json: bool | None = None, stream
         logger_factory=lambda *_: _LineWriter(stream),
         cache_logger_on_first_use=False,
     )
-    _pipeline.generation += 1
+    _pipeline.renew()
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def diverted(level: Level, stream: TextIO) -> Iterator[None]:
             structlog.reset_defaults()
         else:
             structlog.configure(**before)
-        _pipeline.generation += 1
+        _pipeline.renew()
 
 
 def is_configured() -> bool:
@@ -278,14 +278,26 @@ def is_configured() -> bool:
 
 
 class _Pipeline:
-    """Tells loggers, at the price of one comparison, that the configuration is another."""
+    """Tells loggers, at the price of one comparison, what isn't to be written, or that the configuration is another.
 
-    __slots__ = ("generation",)
+    A logger is quiet below its threshold plus the generation in which it looked; each level counts from the present
+    generation, and so is above what any logger knows from an earlier one.
+    """
+
+    __slots__ = ("critical", "debug", "error", "generation", "info", "warning")
 
     def __init__(self) -> None:
         self.generation = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Whatever loggers know is out of date."""
+        now = self.generation = self.generation + _GENERATION
+        self.debug, self.info, self.warning = now + DEBUG, now + INFO, now + WARNING
+        self.error, self.critical = now + ERROR, now + CRITICAL
 
 
+_GENERATION = 1000  # more than any level
 _pipeline = _Pipeline()  # beside structlog's configuration, which is of the process too
 
 
