@@ -181,6 +181,8 @@ async def test_too_long_or_no_json_is_an_error(pubsub):
     """The caller is told what is wrong, and nothing is sent."""
     with pytest.raises(MessageTooLargeError, match="max_message_bytes"):
         await pubsub.publish("runs", "x" * 2_000_000)
+    with pytest.raises(MessageTooLargeError, match="max_message_bytes"):
+        await pubsub.publish_many("runs", ["x", "x" * 2_000_000])
     with pytest.raises(MessageEncodingError, match="object has no form in JSON"):
         await pubsub.publish("runs", {"x": object()})
 

@@ -3,8 +3,10 @@
 import anyio
 import pytest
 
+from svcframework import service_context
 from svcframework.errors import ServiceTimeoutError
 from svcframework_pubsub import PubSubConfig, PubSubService
+from svcframework_pubsub.errors import MessageTooLargeError
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -66,3 +68,17 @@ async def test_publisher_waits_for_room_in_time(pubsub):
         with pytest.raises(ServiceTimeoutError, match="overflow='block'"):
             await pubsub.publish("runs", 3)
     assert await pubsub.publish("runs", 4)
+
+
+async def test_limit_is_of_each_message_and_not_of_a_batch():
+    """Many messages at once may be longer together than one may be; an envelope counts, a trace in it too."""
+    service = PubSubService(PubSubConfig(backend="memory", max_message_bytes=300))
+    await service.on_startup()
+    with service_context(correlation_id="t" * 100):
+        assert 50 == await service.publish_many("runs", ["x" * 100] * 50)
+        for length in (150, 200, 260):
+            with pytest.raises(MessageTooLargeError):
+                await service.publish_many("runs", ["x" * length])
+            with pytest.raises(MessageTooLargeError):
+                await service.publish("runs", "x" * length)
+    await service.on_shutdown()

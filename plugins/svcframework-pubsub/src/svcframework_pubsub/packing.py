@@ -19,6 +19,7 @@ from svcframework_pubsub.message import MARK
 _BLOCK: Final = 4096  # ids with the same beginning
 _ENDINGS: Final = [b"%03x" % number for number in range(_BLOCK)]
 _FRESH: Final = 0.001  # seconds for which ids may count up from one: they have its millisecond in them
+_ENVELOPE: Final = 100  # bytes around a payload, but for the trace and the version, at most
 _PLAIN: Final = b'","data":'
 _PLAIN_ENDINGS: Final = [ending + _PLAIN for ending in _ENDINGS]
 
@@ -69,9 +70,10 @@ class Packer:
         """Messages in their envelopes. Arguments and errors as `one`."""
         values = list(payloads)
         try:
-            bodies = _encode_lines(values).replace(b"\n", b"}\n").split(b"\n")
+            lines = _encode_lines(values)
         except _UNWRITABLE as error:
             raise MessageEncodingError(channel, str(error) or type(error).__name__) from None
+        bodies = lines.replace(b"\n", b"}\n").split(b"\n")
         bodies.pop()  # what is behind the last line's end
         if len(bodies) != len(values):  # msgspec.Raw may have line ends in it
             return [self.one(channel, value, version=version) for value in values]
@@ -81,9 +83,10 @@ class Packer:
             self._draw(time.monotonic())
             packed += map(b"".join, zip(repeat(self._head), endings, bodies[start : start + _BLOCK], strict=False))
         self._number = _BLOCK
-        longest = max(map(len, packed), default=0)
-        if longest > self._limit:
-            raise MessageTooLargeError(channel, longest, self._limit)
+        if len(lines) + _ENVELOPE + len(middle) > self._limit:  # else none of them can be too long
+            longest = max(map(len, packed), default=0)
+            if longest > self._limit:
+                raise MessageTooLargeError(channel, longest, self._limit)
         return packed
 
     def _draw(self, now: float) -> None:

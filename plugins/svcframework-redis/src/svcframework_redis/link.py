@@ -237,21 +237,30 @@ class Link(asyncio.Protocol):
 
     def _fill(self, batch: Batch, reply: Any) -> bool:
         """Take what there is for a batch; True when it is complete."""
-        replies, gets, size = batch.replies, self._gets, batch.size
+        replies, size = batch.replies, batch.size
         is_wanted = not batch.future.done()  # what nobody waits for is counted, not kept
         replies.append(reply if is_wanted else None)
-        while len(replies) < size:
-            reply = gets()
-            if reply is _NOTHING:
+        there_are = iter(self._gets, _NOTHING)
+        while (missing := size - len(replies)) > 0:
+            found = list(islice(there_are, missing))
+            if not found:
                 return False
-            if reply.__class__ is hiredis.PushNotification:
-                if self._on_push is not None:
-                    self._on_push(reply)
-                continue
-            replies.append(reply if is_wanted else None)
+            if hiredis.PushNotification in set(map(type, found)):
+                found = self._without_pushes(found)
+            replies += found if is_wanted else [None] * len(found)
         if is_wanted:
             batch.future.set_result(replies)
         return True
+
+    def _without_pushes(self, found: list[Any]) -> list[Any]:
+        """The replies among what came; what was said unasked goes where it belongs."""
+        replies = []
+        for one in found:
+            if one.__class__ is not hiredis.PushNotification:
+                replies.append(one)
+            elif self._on_push is not None:
+                self._on_push(one)
+        return replies
 
     def eof_received(self) -> bool:
         """The server has hung up: no command is sent here any more."""
