@@ -377,3 +377,24 @@ async def test_command_after_a_hang_up_takes_a_new_connection(valkey):
             link.abort()
         assert 6 == service.statistics.connects
         await service.on_shutdown()
+
+
+async def test_a_list_may_change_while_its_batch_waits(valkey_server):
+    """Replies are counted by what was sent: whoever empties his buffer meanwhile gives nobody another's answer."""
+    service = RedisService(server=valkey_server)
+    await service.on_startup()
+    await service.set("mine", "value")
+    for send, buffer in [
+        (lambda buffer: service.execute_many(buffer), [("GET", "mine")] * 3),
+        (lambda buffer: service.publish_many("nobody", buffer), [b"1", b"2", b"3"]),
+    ]:
+        service._calls.transport.link.abort()
+        await asyncio.sleep(0)  # the next call has to connect
+        task = asyncio.create_task(send(buffer))
+        while service._calls.transport._connecting is None:
+            await asyncio.sleep(0)
+        buffer.clear()
+        async with asyncio.timeout(10):
+            assert 3 == len(await task)
+            assert b"value" == await service.execute("GET", "mine")
+    await service.on_shutdown()

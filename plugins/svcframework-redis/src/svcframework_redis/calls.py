@@ -147,8 +147,10 @@ class Calls:
         if not commands:
             return []
         transport = self.running()
-        if not isinstance(commands, Messages) and (unshared := find_unshared(commands)) is not None:
-            raise ValueError(_unshared(unshared))
+        if not isinstance(commands, Messages):
+            commands = tuple(commands)  # replies are counted by it, and the caller's may change meanwhile
+            if (unshared := find_unshared(commands)) is not None:
+                raise ValueError(_unshared(unshared))
         what = f"{len(commands)} commands on {transport.target}"
         sent = [("MULTI",), *commands, ("EXEC",)] if is_atomic else commands
         async with self.limited(timeout, what, transport):

@@ -21,8 +21,10 @@ class Messages(Sequence[Sequence[Value]]):
 
     def __init__(self, channel: str | bytes, messages: Sequence[bytes | str]) -> None:
         self._channel = _bytes(channel)
-        is_plain = set(map(type, messages)) == {bytes}
-        self._messages: Sequence[Any] = messages if is_plain else list(map(_bytes, messages))
+        # A copy: replies are counted by it, and the caller may go on with his list while a connection is awaited.
+        self._messages: list[Any] = list(messages)
+        if set(map(type, self._messages)) != {bytes}:
+            self._messages = list(map(_bytes, self._messages))
 
     def __len__(self) -> int:
         return len(self._messages)
