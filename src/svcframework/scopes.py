@@ -302,8 +302,7 @@ class Scope:
 class PrivateScope(Scope):
     """A scope that only its holder knows: what is called in its block has none, or that around it.
 
-    `host.private_scope()` fills it. To call an `__init__` of ours, CPython would leave its loop: a seventh of the cost
-    of an empty scope.
+    `host.private_scope()` fills it: to call an `__init__` of ours, CPython would have to leave its loop.
     """
 
     __slots__ = ()
