@@ -36,7 +36,7 @@ class Sink(Protocol):
 class Route:
     """One topic with its subscribers; lives as long as it has any."""
 
-    __slots__ = ("_earlier", "_seen", "fits", "is_live", "limit", "lock", "sinks")
+    __slots__ = ("_earlier", "_limit", "_seen", "fits", "is_live", "lock", "sinks")
 
     def __init__(self, topic: Topic, dedup: int) -> None:
         self.sinks: tuple[Sink, ...] = ()
@@ -46,14 +46,13 @@ class Route:
         self.fits: Callable[[str], re.Match[str] | None] | None = (
             matcher(topic.name).fullmatch if topic.is_pattern else None
         )
-        self.limit = dedup
-        """Ids that are remembered; 0 if each message comes once."""
+        self._limit = dedup
         self._seen: set[bytes | str] = set()
         self._earlier: set[bytes | str] = set()
 
     def deliver(self, channel: str, data: bytes | str) -> None:
         """Hand a message to every subscriber, once."""
-        if self.limit and self.is_repeated(data):
+        if self._limit and self._is_repeated(data):
             return
         message: Message = Message(channel, data)
         for sink in self.sinks:
@@ -62,8 +61,7 @@ class Route:
             except Exception as error:  # noqa: BLE001 - a boundary: one subscriber must not silence the others
                 sink.failed(error, message)
 
-    def is_repeated(self, data: bytes | str) -> bool:
-        """Whether this message has been delivered before; remembers it."""
+    def _is_repeated(self, data: bytes | str) -> bool:
         found = id_of(data)
         if found is None:
             return False
@@ -72,7 +70,7 @@ class Route:
         if found in self._seen or found in self._earlier:
             return True
         self._seen.add(found)
-        if len(self._seen) >= self.limit:
+        if len(self._seen) >= self._limit:
             self._earlier, self._seen = self._seen, set()
         return False
 
@@ -195,15 +193,8 @@ class Router:
         """A message came on a channel that is subscribed to by name."""
         self.received += 1
         route = self.channels.get(channel)
-        if route is None or (route.limit and route.is_repeated(data)):
-            return
-        # As Route.deliver, without the call: messages come by the hundred thousand.
-        message: Message = Message(channel, data)
-        for sink in route.sinks:
-            try:
-                sink.receive(message)
-            except Exception as error:  # noqa: BLE001 - a boundary: one subscriber must not silence the others
-                sink.failed(error, message)
+        if route is not None:
+            route.deliver(channel, data)
 
     def deliver_to_patterns(self, channel: str, data: bytes | str, names: Iterable[str] | None = None) -> None:
         """A message came that patterns may fit.

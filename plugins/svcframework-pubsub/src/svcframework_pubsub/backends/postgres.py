@@ -64,7 +64,6 @@ class PostgresBackend:
         self._publisher = PostgresPublisher(postgres.open_connection, timeout=pace.timeout)
         self._listener = PostgresListener(postgres.open_connection, pace, router.deaf)
         self._payloads = PayloadTable(postgres, retention=retention)
-        self._deliver_now = router.deliver
         self._behind: deque[tuple[str, str, bool]] = deque()  # in order behind a message that is being fetched
         self._more = anyio.Event()
         self._tasks: list[Background] = []
@@ -164,7 +163,7 @@ class PostgresBackend:
         if self._behind or len(text) == REFERENCE_SIZE:
             self._take(channel, text, is_any=False)
         else:
-            self._deliver_now(channel, text)
+            self._router.deliver(channel, text)
 
     def _heard_long(self, _connection: Any, _pid: int, _channel: str, text: str) -> None:
         self._take(*split(text), is_any=False)
