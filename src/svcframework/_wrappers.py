@@ -1,7 +1,7 @@
 """Wrappers with the very parameters of what they wrap, written by a template. Knows nothing of services.
 
 `*args, **kwargs` would cost every call a tuple, a dict and the way back: a fifth of what measuring a call costs beyond
-the call itself. Python compiles a template once for each shape of a signature, and what it has compiled is then given the
+the call itself. Python compiles a template once for each shape of a signature. What it has compiled is then given the
 names and defaults of one function, so that a thousand decorated methods don't cost a thousand compilations.
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import random
 import time
 
@@ -385,8 +386,8 @@ async def test_a_list_may_change_while_its_batch_waits(valkey_server):
     await service.on_startup()
     await service.set("mine", "value")
     for send, buffer in [
-        (lambda buffer: service.execute_many(buffer), [("GET", "mine")] * 3),
-        (lambda buffer: service.publish_many("nobody", buffer), [b"1", b"2", b"3"]),
+        (service.execute_many, [("GET", "mine")] * 3),
+        (functools.partial(service.publish_many, "nobody"), [b"1", b"2", b"3"]),
     ]:
         service._calls.transport.link.abort()
         await asyncio.sleep(0)  # the next call has to connect
