@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ async def test_existing_file_is_kept_when_asked(files: Files, root: Path) -> Non
 async def test_pieces(files: Files, root: Path) -> None:
     """Pieces become one file; if they break off or are too many, there is none, and the old one is kept."""
 
-    async def pieces(*, fail: bool = False) -> AsyncIterator[bytes]:
+    async def pieces(*, fail: bool = False) -> AsyncGenerator[bytes, None]:
         yield b"one "
         if fail:
             raise ConnectionError("gone")
@@ -82,7 +82,8 @@ async def test_pieces(files: Files, root: Path) -> None:
         await files.write_file("a", pieces(fail=True))
     files.max_file_size = 5
     with pytest.raises(FileTooLargeError):
-        await files.write_file("b", pieces())
+        async with contextlib.aclosing(pieces()) as too_many:  # its last piece is never asked for
+            await files.write_file("b", too_many)
     files.max_file_size = 100
     assert (b"one two", ["a"]) == (await files.read_file("a"), tree(root))
 
